@@ -1,0 +1,71 @@
+/* tensor.h: a view of a matrix, passed by value. It owns nothing and is never freed.
+ *
+ * Element (r, c) is at ptr + (r * ld + c) * dtype_size(dtype); columns are contiguous, ld >= cols.
+ * Images are tensors too: rows = height * width (row-major pixels), cols = channels (NHWC with N = 1).
+ * A vector is a tensor with rows = 1. A tensor with ptr == NULL means "absent" where an op allows that. */
+#ifndef KLEIN_TENSOR_H
+#define KLEIN_TENSOR_H
+
+#include "dtype.h"
+
+#include <stdint.h>
+
+struct tensor {
+    void *ptr;
+    enum dtype dtype;
+    int rows, cols;
+    int64_t ld; /* elements from one row to the next */
+};
+
+static inline struct tensor tensor_of(void *ptr, enum dtype dtype, int rows, int cols)
+{
+    return (struct tensor){ptr, dtype, rows, cols, cols};
+}
+
+static inline void *tensor_at(struct tensor t, int row, int col)
+{
+    return (char *)t.ptr + ((size_t)row * (size_t)t.ld + (size_t)col) * dtype_size(t.dtype);
+}
+
+/* Rows [from, from + n) and columns [from, from + n) of t. */
+static inline struct tensor tensor_rows(struct tensor t, int from, int n)
+{
+    return (struct tensor){tensor_at(t, from, 0), t.dtype, n, t.cols, t.ld};
+}
+
+static inline struct tensor tensor_cols(struct tensor t, int from, int n)
+{
+    return (struct tensor){tensor_at(t, 0, from), t.dtype, t.rows, n, t.ld};
+}
+
+static inline float tensor_get(struct tensor t, int row, int col)
+{
+    return f32_load(tensor_at(t, row, col), t.dtype, 0);
+}
+
+static inline void tensor_set(struct tensor t, int row, int col, float f)
+{
+    f32_store(tensor_at(t, row, col), t.dtype, 0, f);
+}
+
+/* A weight matrix [n, k] as the files hold it: 1..4 row blocks, stacked (to_q, to_k, to_v, say, or one fused matrix).
+ * Nothing is copied to make one, so weights stay where they are mapped. All parts have the same cols and dtype. */
+#define WEIGHT_PARTS 4
+struct weight {
+    struct tensor part[WEIGHT_PARTS];
+    int parts;
+};
+
+static inline struct weight weight_of(struct tensor t)
+{
+    return (struct weight){{t}, 1};
+}
+
+static inline int weight_rows(const struct weight *w)
+{
+    int n = 0;
+    for (int i = 0; i < w->parts; i++) n += w->part[i].rows;
+    return n;
+}
+
+#endif

@@ -1,0 +1,35 @@
+/* support.h: what the tests share. Golden files are read with the library's own safetensors reader, which has tests of its own. */
+#ifndef KLEIN_TEST_SUPPORT_H
+#define KLEIN_TEST_SUPPORT_H
+
+#include "../../base/error.h"
+#include "../../base/tensor.h"
+
+#include <criterion/criterion.h>
+
+#define GOLDEN(name) (KLEIN_SOURCE_DIR "/tests/golden/" name)
+
+/* A call that must succeed; prints the message otherwise. Declares nothing: `struct klein_error err` must be in scope. */
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        err = (struct klein_error){0};                                                                       \
+        enum klein_status ok_status_ = (call);                                                               \
+        cr_assert(ok_status_ == KLEIN_OK, "%s: %s: %s", #call, status_name(ok_status_), err.message);        \
+    } while (0)
+/* A call that must fail with that status and a message containing `text`. */
+#define FAILS(call, expected, text)                                                                          \
+    do {                                                                                                     \
+        err = (struct klein_error){0};                                                                       \
+        enum klein_status fails_status_ = (call);                                                            \
+        cr_assert(fails_status_ == (expected), "%s: got %s (%s)", #call, status_name(fails_status_), err.message);   \
+        cr_assert(strstr(err.message, text), "%s: message is \"%s\", expected \"%s\" in it", #call, err.message, text); \
+    } while (0)
+
+/* ||a - b|| / ||b|| over all elements of two tensors of equal size, in f64. NaN or Inf anywhere in a gives +Inf. */
+double relative_l2(struct tensor a, struct tensor b);
+double max_abs_diff(struct tensor a, struct tensor b); /* NaN gives +Inf */
+
+/* A directory made for this test process, removed at exit. */
+const char *test_dir(void);
+
+#endif
