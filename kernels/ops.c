@@ -1,0 +1,363 @@
+#include "ops.h"
+
+#include <stdio.h>
+
+const char *op_name(enum op_id op)
+{
+    static const char *const names[OP_COUNT] = {
+#define X(op, args) #op,
+        KLEIN_OPS(X)
+#undef X
+    };
+    return (unsigned)op < OP_COUNT ? names[op] : "?";
+}
+
+/* Sets of dtypes that an operand may have. */
+#define F32    (1u << DT_F32)
+#define BF16   (1u << DT_BF16)
+#define ACT    (F32 | BF16)
+#define WEIGHT (F32 | BF16 | 1u << DT_F16)
+#define I32    (1u << DT_I32)
+#define U8     (1u << DT_U8)
+#define ANY    0 /* for rows or cols: any positive number */
+
+static enum klein_status operand(const char *op, const char *name, struct tensor t, unsigned types,
+                                 int64_t rows, int64_t cols, struct klein_error *err)
+{
+    if (!t.ptr) return fail(err, KLEIN_E_INTERNAL, "%s: operand %s is absent", op, name);
+    if (!(types >> t.dtype & 1))
+        return fail(err, KLEIN_E_INTERNAL, "%s: operand %s cannot be %s", op, name, dtype_name(t.dtype));
+    if (t.rows < 1 || t.cols < 1 || (rows != ANY && t.rows != rows) || (cols != ANY && t.cols != cols))
+        return fail(err, KLEIN_E_INTERNAL, "%s: operand %s is %dx%d, expected %lldx%lld (0: any)", op, name,
+                    t.rows, t.cols, (long long)rows, (long long)cols);
+    if (t.ld < t.cols)
+        return fail(err, KLEIN_E_INTERNAL, "%s: operand %s has rows of %d elements %lld apart", op, name,
+                    t.cols, (long long)t.ld);
+    return KLEIN_OK;
+}
+
+/* In the checks below `op` and `err` are in scope. */
+#define NEED(t, types, rows, cols)                                                                           \
+    TRY(operand(op, &#t[3], t, types, rows, cols, err)) /* [3]: without "a->" */
+#define SAME_TYPE(t, u)                                                                                      \
+    do {                                                                                                     \
+        if ((t).dtype != (u).dtype)                                                                          \
+            return fail(err, KLEIN_E_INTERNAL, "%s: %s is %s but %s is %s", op, &#t[3],                      \
+                        dtype_name((t).dtype), &#u[3], dtype_name((u).dtype));                               \
+    } while (0)
+#define RULE(condition)                                                                                      \
+    do {                                                                                                     \
+        if (!(condition)) return fail(err, KLEIN_E_INTERNAL, "%s: needs %s", op, #condition);                \
+    } while (0)
+
+static double bytes_of(struct tensor t)
+{
+    return t.ptr ? (double)t.rows * t.cols * (double)dtype_size(t.dtype) : 0;
+}
+
+#define COST(cost, flops_, bytes_, ...)                                                                      \
+    do {                                                                                                     \
+        if (cost) {                                                                                          \
+            (cost)->flops = (flops_);                                                                        \
+            (cost)->bytes = (bytes_);                                                                        \
+            snprintf((cost)->shape, sizeof(cost)->shape, __VA_ARGS__);                                       \
+        }                                                                                                    \
+    } while (0)
+
+enum klein_status ops_check_embed(const struct embed_args *a, struct op_cost *cost, struct klein_error *err)
+{
+    const char *op = "embed";
+    NEED(a->table, WEIGHT, ANY, ANY);
+    NEED(a->ids, I32, 1, ANY);
+    NEED(a->y, ACT, a->ids.cols, a->table.cols);
+    double rows = (double)a->ids.cols * a->table.cols * (double)dtype_size(a->table.dtype);
+    COST(cost, 0, rows + bytes_of(a->ids) + bytes_of(a->y), "%dx%d of %d", a->y.rows, a->y.cols,
+         a->table.rows);
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_rmsnorm(const struct rmsnorm_args *a, struct op_cost *cost,
+                                    struct klein_error *err)
+{
+    const char *op = "rmsnorm";
+    NEED(a->x, ACT, ANY, ANY);
+    NEED(a->y, ACT, a->x.rows, a->x.cols);
+    SAME_TYPE(a->y, a->x);
+    NEED(a->w, WEIGHT, 1, a->x.cols);
+    COST(cost, 0, bytes_of(a->x) + bytes_of(a->y) + bytes_of(a->w), "%dx%d", a->x.rows, a->x.cols);
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_adaln(const struct adaln_args *a, struct op_cost *cost, struct klein_error *err)
+{
+    const char *op = "adaln";
+    NEED(a->x, ACT, ANY, ANY);
+    NEED(a->y, ACT, a->x.rows, a->x.cols);
+    SAME_TYPE(a->y, a->x);
+    RULE(a->split >= 0 && a->split <= a->x.rows);
+    NEED(a->shift[0], F32, 1, a->x.cols);
+    NEED(a->scale[0], F32, 1, a->x.cols);
+    if (a->split) {
+        NEED(a->shift[1], F32, 1, a->x.cols);
+        NEED(a->scale[1], F32, 1, a->x.cols);
+    }
+    COST(cost, 0, bytes_of(a->x) + bytes_of(a->y) + (a->split ? 16.0 : 8.0) * a->x.cols, "%dx%d", a->x.rows,
+         a->x.cols);
+    return KLEIN_OK;
+}
+
+static enum klein_status check_weight(const char *op, const struct weight *w, int64_t k,
+                                      struct klein_error *err)
+{
+    if (w->parts < 1 || w->parts > WEIGHT_PARTS)
+        return fail(err, KLEIN_E_INTERNAL, "%s: weight of %d parts", op, w->parts);
+    for (int i = 0; i < w->parts; i++) {
+        TRY(operand(op, "weight", w->part[i], WEIGHT, ANY, k, err));
+        if (w->part[i].dtype != w->part[0].dtype)
+            return fail(err, KLEIN_E_INTERNAL, "%s: weight parts of %s and %s", op,
+                        dtype_name(w->part[0].dtype), dtype_name(w->part[i].dtype));
+    }
+    return KLEIN_OK;
+}
+
+static enum klein_status check_qkv(const struct linear_args *a, int64_t n, struct klein_error *err)
+{
+    const char *op = "linear";
+    int m = a->x.rows, hd = a->qkv.head_dim;
+    int64_t heads = a->qkv.heads, kv = a->qkv.kv_heads;
+    RULE(a->qkv.heads > 0 && a->qkv.kv_heads > 0 && a->qkv.head_dim > 0 && a->qkv.head_dim % 2 == 0);
+    NEED(a->qkv.q, ACT, m, heads * hd);
+    NEED(a->qkv.k, ACT, m, kv * hd);
+    NEED(a->qkv.v, ACT, m, kv * hd);
+    SAME_TYPE(a->qkv.k, a->qkv.q);
+    SAME_TYPE(a->qkv.v, a->qkv.q);
+    NEED(a->qkv.cos, F32, m, hd / 2);
+    NEED(a->qkv.sin, F32, m, hd / 2);
+    int64_t rest = n - (heads + 2 * kv) * hd;
+    if (a->qkv.mlp.ptr) {
+        RULE(rest > 0 && rest % 2 == 0);
+        NEED(a->qkv.mlp, ACT, m, rest / 2);
+        SAME_TYPE(a->qkv.mlp, a->qkv.q);
+    } else {
+        RULE(rest == 0);
+    }
+    for (int g = 0; g < (a->split ? 2 : 1); g++) {
+        NEED(a->group[g].q_norm, WEIGHT, 1, hd);
+        NEED(a->group[g].k_norm, WEIGHT, 1, hd);
+        RULE(!a->group[g].bias.ptr);
+    }
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *cost, struct klein_error *err)
+{
+    const char *op = "linear";
+    NEED(a->x, ACT, ANY, ANY);
+    int m = a->x.rows, k = a->x.cols, n = 0;
+    RULE(a->split >= 0 && a->split <= m);
+    double bytes = bytes_of(a->x);
+    for (int g = 0; g < (a->split ? 2 : 1); g++) {
+        const struct weight *w = &a->group[g].w;
+        TRY(check_weight(op, w, k, err));
+        if (g) RULE(weight_rows(&a->group[1].w) == weight_rows(&a->group[0].w));
+        n = weight_rows(w);
+        if (a->group[g].bias.ptr) NEED(a->group[g].bias, WEIGHT, 1, n);
+        for (int i = 0; i < w->parts; i++) bytes += bytes_of(w->part[i]);
+    }
+    switch (a->epilogue) {
+    case LINEAR_PLAIN:
+    case LINEAR_SILU:
+        NEED(a->y, ACT, m, n);
+        break;
+    case LINEAR_RESIDUAL:
+        NEED(a->y, ACT, m, n);
+        NEED(a->residual, ACT, m, n);
+        SAME_TYPE(a->residual, a->y);
+        for (int g = 0; g < (a->split ? 2 : 1); g++)
+            if (a->group[g].gate.ptr) NEED(a->group[g].gate, F32, 1, n);
+        bytes += bytes_of(a->residual);
+        break;
+    case LINEAR_SWIGLU:
+        RULE(n % 2 == 0);
+        NEED(a->y, ACT, m, n / 2);
+        for (int g = 0; g < (a->split ? 2 : 1); g++) RULE(!a->group[g].bias.ptr);
+        break;
+    case LINEAR_QKV:
+        TRY(check_qkv(a, n, err));
+        break;
+    default:
+        return fail(err, KLEIN_E_INTERNAL, "linear: no epilogue %d", (int)a->epilogue);
+    }
+    if (a->epilogue == LINEAR_QKV)
+        bytes += bytes_of(a->qkv.q) + bytes_of(a->qkv.k) + bytes_of(a->qkv.v) + bytes_of(a->qkv.mlp) +
+                 bytes_of(a->qkv.cos) + bytes_of(a->qkv.sin);
+    else
+        bytes += bytes_of(a->y);
+    COST(cost, 2.0 * m * n * k, bytes, "%dx%d @ %d", m, k, n);
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_attention(const struct attention_args *a, struct op_cost *cost,
+                                      struct klein_error *err)
+{
+    const char *op = "attention";
+    RULE(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_dim > 0);
+    NEED(a->q, ACT, ANY, (int64_t)a->heads * a->head_dim);
+    NEED(a->k, ACT, ANY, (int64_t)a->kv_heads * a->head_dim);
+    NEED(a->v, ACT, a->k.rows, a->k.cols);
+    NEED(a->o, ACT, a->q.rows, a->q.cols);
+    SAME_TYPE(a->k, a->q);
+    SAME_TYPE(a->v, a->q);
+    SAME_TYPE(a->o, a->q);
+    RULE(a->key_len >= 0 && a->key_len <= a->k.rows);
+    RULE(!a->causal || a->q.rows == a->k.rows);
+    COST(cost, 4.0 * a->q.rows * a->k.rows * a->head_dim * a->heads,
+         bytes_of(a->q) + bytes_of(a->k) + bytes_of(a->v) + bytes_of(a->o), "%dx%d, %d/%d heads x %d%s",
+         a->q.rows, a->k.rows, a->heads, a->kv_heads, a->head_dim, a->causal ? ", causal" : "");
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_timestep(const struct timestep_args *a, struct op_cost *cost,
+                                     struct klein_error *err)
+{
+    const char *op = "timestep";
+    NEED(a->t, F32, 1, ANY);
+    NEED(a->y, F32, a->t.cols, ANY);
+    RULE(a->y.cols % 2 == 0);
+    COST(cost, 0, bytes_of(a->t) + bytes_of(a->y), "%dx%d", a->y.rows, a->y.cols);
+    return KLEIN_OK;
+}
+
+static enum klein_status check_norm(const char *op, struct group_norm norm, int channels,
+                                    struct klein_error *err)
+{
+    TRY(operand(op, "norm.stats", norm.stats, F32, ANY, 2, err));
+    if (channels % norm.stats.rows)
+        return fail(err, KLEIN_E_INTERNAL, "%s: %d channels in %d groups", op, channels, norm.stats.rows);
+    TRY(operand(op, "norm.gamma", norm.gamma, WEIGHT, 1, channels, err));
+    return operand(op, "norm.beta", norm.beta, WEIGHT, 1, channels, err);
+}
+
+enum klein_status ops_check_conv(const struct conv_args *a, struct op_cost *cost, struct klein_error *err)
+{
+    const char *op = "conv";
+    RULE(a->ksize == 1 || a->ksize == 3);
+    RULE(a->stride == 1 || (a->stride == 2 && a->ksize == 3 && !a->upsample));
+    RULE(a->h > 0 && a->w_px > 0 && a->h % a->stride == 0 && a->w_px % a->stride == 0);
+    int64_t taps = a->ksize * a->ksize, oh = a->h, ow = a->w_px;
+    if (a->upsample) oh *= 2, ow *= 2;
+    oh /= a->stride, ow /= a->stride;
+    NEED(a->x, ACT, (int64_t)a->h * a->w_px, ANY);
+    NEED(a->w, WEIGHT, ANY, a->x.cols * taps);
+    NEED(a->y, ACT, oh * ow, a->w.rows);
+    SAME_TYPE(a->y, a->x);
+    if (a->bias.ptr) NEED(a->bias, WEIGHT, 1, a->w.rows);
+    if (a->residual.ptr) {
+        NEED(a->residual, ACT, oh * ow, a->w.rows);
+        SAME_TYPE(a->residual, a->y);
+    }
+    if (a->norm.stats.ptr) TRY(check_norm(op, a->norm, a->x.cols, err));
+    COST(cost, 2.0 * (double)(oh * ow) * a->w.rows * a->w.cols,
+         bytes_of(a->x) + bytes_of(a->w) + bytes_of(a->bias) + bytes_of(a->y) + bytes_of(a->residual),
+         "%dx%d, %d > %d, %dx%d%s%s%s", a->w_px, a->h, a->x.cols, a->w.rows, a->ksize, a->ksize,
+         a->stride == 2 ? " /2" : "", a->upsample ? " x2" : "", a->norm.stats.ptr ? " norm" : "");
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_gn_stats(const struct gn_stats_args *a, struct op_cost *cost,
+                                     struct klein_error *err)
+{
+    const char *op = "gn_stats";
+    NEED(a->x, ACT, ANY, ANY);
+    NEED(a->stats, F32, ANY, 2);
+    RULE(a->x.cols % a->stats.rows == 0);
+    COST(cost, 0, bytes_of(a->x) + bytes_of(a->stats), "%dx%d, %d groups", a->x.rows, a->x.cols,
+         a->stats.rows);
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_gn_apply(const struct gn_apply_args *a, struct op_cost *cost,
+                                     struct klein_error *err)
+{
+    const char *op = "gn_apply";
+    NEED(a->x, ACT, ANY, ANY);
+    NEED(a->y, ACT, a->x.rows, a->x.cols);
+    SAME_TYPE(a->y, a->x);
+    TRY(check_norm(op, a->norm, a->x.cols, err));
+    COST(cost, 0, bytes_of(a->x) + bytes_of(a->y), "%dx%d, %d groups%s", a->x.rows, a->x.cols,
+         a->norm.stats.rows, a->silu ? ", silu" : "");
+    return KLEIN_OK;
+}
+
+static enum klein_status check_patch(const char *op, const struct patch_args *a, struct tensor image,
+                                     struct tensor tokens, struct op_cost *cost, struct klein_error *err)
+{
+    RULE(a->h > 0 && a->w > 0 && a->h % 2 == 0 && a->w % 2 == 0);
+    TRY(operand(op, "image", image, ACT, (int64_t)a->h * a->w, ANY, err));
+    TRY(operand(op, "tokens", tokens, F32, (int64_t)a->h * a->w / 4, (int64_t)image.cols * 4, err));
+    NEED(a->mean, WEIGHT, 1, tokens.cols);
+    NEED(a->var, WEIGHT, 1, tokens.cols);
+    COST(cost, 0, bytes_of(image) + bytes_of(tokens), "%dx%d, %d channels", a->w, a->h, image.cols);
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_patchify(const struct patch_args *a, struct op_cost *cost,
+                                     struct klein_error *err)
+{
+    return check_patch("patchify", a, a->x, a->y, cost, err);
+}
+
+enum klein_status ops_check_unpatchify(const struct patch_args *a, struct op_cost *cost,
+                                       struct klein_error *err)
+{
+    return check_patch("unpatchify", a, a->y, a->x, cost, err);
+}
+
+enum klein_status ops_check_euler(const struct euler_args *a, struct op_cost *cost, struct klein_error *err)
+{
+    const char *op = "euler";
+    NEED(a->x, F32, ANY, ANY);
+    NEED(a->v, F32, a->x.rows, a->x.cols);
+    NEED(a->y, F32, a->x.rows, a->x.cols);
+    COST(cost, 0, 3 * bytes_of(a->x), "%dx%d", a->x.rows, a->x.cols);
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_cfg(const struct cfg_args *a, struct op_cost *cost, struct klein_error *err)
+{
+    const char *op = "cfg";
+    NEED(a->cond, F32, ANY, ANY);
+    NEED(a->uncond, F32, a->cond.rows, a->cond.cols);
+    NEED(a->y, F32, a->cond.rows, a->cond.cols);
+    COST(cost, 0, 3 * bytes_of(a->y), "%dx%d", a->y.rows, a->y.cols);
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_copy(const struct copy_args *a, struct op_cost *cost, struct klein_error *err)
+{
+    const char *op = "copy";
+    NEED(a->x, WEIGHT, ANY, ANY);
+    NEED(a->y, ACT, a->x.rows, a->x.cols);
+    COST(cost, 0, bytes_of(a->x) + bytes_of(a->y), "%dx%d %s > %s", a->x.rows, a->x.cols,
+         dtype_name(a->x.dtype), dtype_name(a->y.dtype));
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_to_u8(const struct to_u8_args *a, struct op_cost *cost, struct klein_error *err)
+{
+    const char *op = "to_u8";
+    NEED(a->x, ACT, ANY, 3);
+    NEED(a->y, U8, a->x.rows, 3);
+    COST(cost, 0, bytes_of(a->x) + bytes_of(a->y), "%dx3", a->x.rows);
+    return KLEIN_OK;
+}
+
+enum klein_status ops_check_from_u8(const struct from_u8_args *a, struct op_cost *cost,
+                                    struct klein_error *err)
+{
+    const char *op = "from_u8";
+    NEED(a->x, U8, ANY, 3);
+    NEED(a->y, ACT, a->x.rows, 3);
+    COST(cost, 0, bytes_of(a->x) + bytes_of(a->y), "%dx3", a->x.rows);
+    return KLEIN_OK;
+}

@@ -1,0 +1,67 @@
+/* ref.h: the specification of every op in plain C. Sums and everything between load and store are in `real`:
+ * f64 here. The tests compile these files a second time with `real` = float and other names: that is the
+ * naive evaluation in the run's own precision, whose error says what error a fast backend may have
+ * (tests/support/op_cases.h). */
+#ifndef KLEIN_REF_H
+#define KLEIN_REF_H
+
+#include "../backend.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <tgmath.h>
+
+#ifndef REF_REAL
+#define REF_REAL  double
+#define REF(name) ref_##name
+#endif
+typedef REF_REAL real;
+
+#define X(op, args)                                                                                          \
+    enum klein_status REF(op)(struct device * dev, const struct args *a, struct klein_error *err);
+KLEIN_OPS(X)
+#undef X
+
+static inline float round_to(enum dtype act, float f)
+{
+    return act == DT_BF16 ? f32_from_bf16(bf16_from_f32(f)) : f;
+}
+
+/* A row of any float type as f32 values, each rounded to act first: the operands of products. */
+static inline void load_row(float *to, struct tensor t, int row, enum dtype act)
+{
+    dtype_convert(to, DT_F32, tensor_at(t, row, 0), t.dtype, (size_t)t.cols);
+    for (int c = 0; act == DT_BF16 && c < t.cols; c++) to[c] = round_to(act, to[c]);
+}
+
+/* All of t like that, contiguous; the caller frees it. NULL: no memory. */
+static inline float *load_all(struct tensor t, enum dtype act)
+{
+    float *p = malloc((size_t)t.rows * (size_t)t.cols * sizeof *p);
+    for (int r = 0; p && r < t.rows; r++) load_row(p + (size_t)r * (size_t)t.cols, t, r, act);
+    return p;
+}
+
+static inline real dot(const float *a, const float *b, int n)
+{
+    real sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++) sum += (real)a[i] * (real)b[i];
+    return sum;
+}
+
+static inline real silu(real x)
+{
+    return x / (1 + exp(-x));
+}
+
+static inline struct tensor weight_row(const struct weight *w, int row)
+{
+    int i = 0;
+    while (row >= w->part[i].rows) row -= w->part[i++].rows;
+    return tensor_rows(w->part[i], row, 1);
+}
+
+#define NO_MEMORY(op) fail(err, KLEIN_E_NO_MEMORY, op ": out of memory for scratch")
+
+#endif
