@@ -1,11 +1,12 @@
 #include "arena.h"
 
-/* Far from any mapping of a 64-bit process, so that using a measuring arena's pointer faults at once. */
-#define MEASURING_BASE ((char *)0x100000)
+/* A measuring arena's addresses: not canonical on x86-64, so that using one faults at once. */
+#define MEASURING_BASE ((char *)0x0100000000000000)
+#define MEASURING_SIZE ((size_t)1 << 52)
 
 void arena_measure(struct arena *a)
 {
-    *a = (struct arena){.base = MEASURING_BASE, .size = SIZE_MAX / 4, .measuring = 1};
+    *a = (struct arena){.base = MEASURING_BASE, .size = MEASURING_SIZE};
 }
 
 void arena_over(struct arena *a, void *memory, size_t bytes)
@@ -13,12 +14,13 @@ void arena_over(struct arena *a, void *memory, size_t bytes)
     *a = (struct arena){.base = memory, .size = bytes};
 }
 
-void *arena_take(struct arena *a, size_t bytes)
+void *arena_take(struct arena *a, int end, size_t bytes)
 {
     size_t rounded = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-    if (rounded < bytes || rounded > a->size - a->used) return NULL;
-    void *p = a->base + a->used;
-    a->used += rounded;
-    if (a->used > a->peak) a->peak = a->used;
+    size_t used = a->used[0] + a->used[1];
+    if (rounded < bytes || rounded > a->size - used) return NULL;
+    char *p = end ? a->base + a->size - a->used[1] - rounded : a->base + a->used[0];
+    a->used[end] += rounded;
+    if (used + rounded > a->peak) a->peak = used + rounded;
     return p;
 }

@@ -7,8 +7,8 @@ static const struct {
     const char *name;
     size_t size;
 } info[DT_COUNT] = {
-    [DT_NONE] = {"NONE", 0}, [DT_F32] = {"F32", 4}, [DT_BF16] = {"BF16", 2},   [DT_F16] = {"F16", 2}, [DT_F8E4M3] = {"F8_E4M3", 1},
-    [DT_I32] = {"I32", 4},   [DT_I64] = {"I64", 8}, [DT_U8] = {"U8", 1},
+    [DT_NONE] = {"NONE", 0},      [DT_F32] = {"F32", 4}, [DT_BF16] = {"BF16", 2}, [DT_F16] = {"F16", 2},
+    [DT_F8E4M3] = {"F8_E4M3", 1}, [DT_I32] = {"I32", 4}, [DT_I64] = {"I64", 8},   [DT_U8] = {"U8", 1},
 };
 
 size_t dtype_size(enum dtype t)
@@ -41,14 +41,23 @@ float f32_from_f8e4m3(uint8_t b)
 float f32_load(const void *p, enum dtype t, size_t i)
 {
     switch (t) {
-    case DT_F32: return ((const float *)p)[i];
-    case DT_BF16: return f32_from_bf16(((const bf16 *)p)[i]);
-    case DT_F16: return f32_from_f16(((const uint16_t *)p)[i]);
-    case DT_F8E4M3: return f32_from_f8e4m3(((const uint8_t *)p)[i]);
-    case DT_I32: return (float)((const int32_t *)p)[i];
-    case DT_I64: return (float)((const int64_t *)p)[i];
-    case DT_U8: return (float)((const uint8_t *)p)[i];
-    default: CHECK(!"no such dtype"); return 0;
+    case DT_F32:
+        return ((const float *)p)[i];
+    case DT_BF16:
+        return f32_from_bf16(((const bf16 *)p)[i]);
+    case DT_F16:
+        return f32_from_f16(((const uint16_t *)p)[i]);
+    case DT_F8E4M3:
+        return f32_from_f8e4m3(((const uint8_t *)p)[i]);
+    case DT_I32:
+        return (float)((const int32_t *)p)[i];
+    case DT_I64:
+        return (float)((const int64_t *)p)[i];
+    case DT_U8:
+        return (float)((const uint8_t *)p)[i];
+    default:
+        CHECK(!"no such dtype");
+        return 0;
     }
 }
 

@@ -8,8 +8,8 @@
 
 /* Fills err and returns status, so that `return fail(err, KLEIN_E_INPUT, "%s: ...", path)` is one line.
  * The first failure wins: an err that already holds one keeps it. */
-__attribute__((format(printf, 3, 4))) enum klein_status fail(struct klein_error *err, enum klein_status status,
-                                                             const char *format, ...);
+__attribute__((format(printf, 3, 4))) enum klein_status
+fail(struct klein_error *err, enum klein_status status, const char *format, ...);
 
 const char *status_name(enum klein_status status); /* "E_INPUT" */
 const char *status_text(enum klein_status status); /* "cannot read input" */

@@ -24,7 +24,9 @@ static inline struct tensor tensor_of(void *ptr, enum dtype dtype, int rows, int
 
 static inline void *tensor_at(struct tensor t, int row, int col)
 {
-    return (char *)t.ptr + ((size_t)row * (size_t)t.ld + (size_t)col) * dtype_size(t.dtype);
+    /* Through an integer: views of absent tensors (NULL) and of a measuring arena are formed too, though
+     * never read. */
+    return (void *)((uintptr_t)t.ptr + ((size_t)row * (size_t)t.ld + (size_t)col) * dtype_size(t.dtype));
 }
 
 /* Rows [from, from + n) and columns [from, from + n) of t. */
@@ -48,8 +50,9 @@ static inline void tensor_set(struct tensor t, int row, int col, float f)
     f32_store(tensor_at(t, row, col), t.dtype, 0, f);
 }
 
-/* A weight matrix [n, k] as the files hold it: 1..4 row blocks, stacked (to_q, to_k, to_v, say, or one fused matrix).
- * Nothing is copied to make one, so weights stay where they are mapped. All parts have the same cols and dtype. */
+/* A weight matrix [n, k] as the files hold it: 1..4 row blocks, stacked (to_q, to_k, to_v, say, or one fused
+ * matrix). Nothing is copied to make one, so weights stay where they are mapped. All parts have the same cols
+ * and dtype. */
 #define WEIGHT_PARTS 4
 struct weight {
     struct tensor part[WEIGHT_PARTS];

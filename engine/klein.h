@@ -1,8 +1,9 @@
 /* klein.h: the public C API of libklein, an inference engine for FLUX.2 [klein].
  *
- * Open a model folder, generate pictures, close. No global state: contexts are independent and may be used from different
- * threads, one call at a time per context. Every fallible call returns enum klein_status and fills a struct klein_error of
- * the caller (status and one line for people). Structs passed in start with `size = sizeof *it`, so they can grow. */
+ * Open a model folder, generate pictures, close. No global state: contexts are independent and may be used
+ * from different threads, one call at a time per context. Every fallible call returns enum klein_status and
+ * fills a struct klein_error of the caller (status and one line for people). Structs passed in start with
+ * `size = sizeof *it`, so they can grow. */
 #ifndef KLEIN_H
 #define KLEIN_H
 
@@ -15,41 +16,53 @@
 extern "C" {
 #endif
 
-#define KLEIN_VERSION "0.1.0"
+#define KLEIN_VERSION        "0.1.0"
 #define KLEIN_MAX_REFERENCES 16
-#define KLEIN_MAX_STEPS 1000
-#define KLEIN_MAX_IMAGES 64
+#define KLEIN_MAX_STEPS      1000
+#define KLEIN_MAX_IMAGES     64
 
 struct klein; /* an open model on a device */
 
 enum klein_dtype { KLEIN_DTYPE_AUTO, KLEIN_DTYPE_F32, KLEIN_DTYPE_BF16 };
 enum klein_variant { KLEIN_VARIANT_AUTO, KLEIN_VARIANT_DISTILLED, KLEIN_VARIANT_BASE };
-/* Noise of a seed: what torch.randn gives with torch.Generator("cpu").manual_seed(seed), drawn as [1, 128, H/16, W/16]. */
+/* Noise of a seed: what torch.randn gives with torch.Generator("cpu").manual_seed(seed), drawn as [1, 128,
+ * H/16, W/16]. */
 enum klein_noise { KLEIN_NOISE_TORCH, KLEIN_NOISE_TORCH_BF16 };
 
 struct klein_open_options {
     size_t size;
-    const char *model;        /* diffusers folder, or BFL single file; required unless all three parts below are given */
+    const char
+        *model; /* diffusers folder, or BFL single file; required unless all three parts below are given */
     const char *transformer;  /* folder or file to use for that part instead; NULL: from `model` */
-    const char *text_encoder; /* a folder with the tokenizer beside or inside, or a file (then the tokenizer is taken from `model`) */
+    const char *text_encoder; /* a folder with the tokenizer beside or inside, or a file (then the tokenizer
+                                 is taken from `model`) */
     const char *vae;
-    const char *device;       /* "cpu", "ref"; NULL or "auto": the best there is */
-    int threads;              /* 0: all */
+    const char *device; /* "cpu", "ref"; NULL or "auto": the best there is */
+    int threads;        /* 0: all */
     enum klein_dtype dtype;
     enum klein_variant variant;
 };
 
-/* Maps the weights and checks every tensor it will use; reads none of their data yet. *out is NULL on failure. */
-enum klein_status klein_open(const struct klein_open_options *options, struct klein **out, struct klein_error *err);
+/* Maps the weights and checks every tensor it will use; reads none of their data yet. *out is NULL on
+ * failure. */
+enum klein_status klein_open(const struct klein_open_options *options, struct klein **out,
+                             struct klein_error *err);
 void klein_close(struct klein *k); /* NULL allowed */
 
-/* An RGB8 image: pixel (x, y) is rgb[3 * (y * width + x)]. As an input it is the caller's; as a result klein_result_free frees it. */
+/* An RGB8 image: pixel (x, y) is rgb[3 * (y * width + x)]. As an input it is the caller's; as a result
+ * klein_result_free frees it. */
 struct klein_image {
     int width, height;
     uint8_t *rgb;
 };
 
-enum klein_stage { KLEIN_STAGE_TEXT, KLEIN_STAGE_REFERENCES, KLEIN_STAGE_DENOISE, KLEIN_STAGE_DECODE, KLEIN_STAGE_COUNT };
+enum klein_stage {
+    KLEIN_STAGE_TEXT,
+    KLEIN_STAGE_REFERENCES,
+    KLEIN_STAGE_DENOISE,
+    KLEIN_STAGE_DECODE,
+    KLEIN_STAGE_COUNT
+};
 const char *klein_stage_name(enum klein_stage stage); /* "text", "references", "denoise", "decode" */
 
 struct klein_progress {
@@ -59,9 +72,10 @@ struct klein_progress {
     double fraction;   /* of the whole request by FLOPs, 0..1 */
 };
 
-/* A named intermediate tensor, for research and tests: input_ids, prompt_embeds, sigmas, ref_latents.K, velocity.I, latents.I,
- * image; with tap_blocks also step.I.double.J.img, step.I.double.J.txt, step.I.single.J. Data are F32 (input_ids: I32), row-major, valid during
- * the call. With several images the names get the suffix "@IMAGE" from the second image on. */
+/* A named intermediate tensor, for research and tests: input_ids, prompt_embeds, sigmas, ref_latents.K,
+ * velocity.I, latents.I, image; with tap_blocks also step.I.double.J.img, step.I.double.J.txt,
+ * step.I.single.J. Data are F32 (input_ids: I32), row-major, valid during the call. With several images the
+ * names get the suffix "@IMAGE" from the second image on. */
 struct klein_tap {
     const char *name;
     int is_int32;
@@ -73,17 +87,19 @@ struct klein_tap {
 /* One request. Zero means default for every field but prompt. */
 struct klein_request {
     size_t size;
-    const char *prompt;       /* UTF-8; "" is allowed */
-    int width, height;        /* pixels, multiples of 16; 0: first reference's (fitted) size, else the model's default */
-    int steps;                /* 0: 4 for distilled models, 50 for base */
-    const float *sigmas;      /* `steps` values replacing 1 - i/steps before the shift; strictly decreasing in (0, 1] */
-    float guidance;           /* 0: 1 for distilled, 4 for base; ignored by distilled models, with a warning */
-    uint64_t seed;            /* image i uses seed + i */
-    int images;               /* 0: 1 */
+    const char *prompt; /* UTF-8; "" is allowed */
+    int width,
+        height; /* pixels, multiples of 16; 0: first reference's (fitted) size, else the model's default */
+    int steps;  /* 0: 4 for distilled models, 50 for base */
+    const float
+        *sigmas;    /* `steps` values replacing 1 - i/steps before the shift; strictly decreasing in (0, 1] */
+    float guidance; /* 0: 1 for distilled, 4 for base; ignored by distilled models, with a warning */
+    uint64_t seed;  /* image i uses seed + i */
+    int images;     /* 0: 1 */
     enum klein_noise noise;
     const struct klein_image *references; /* any size; fitted as the reference pipelines do */
     int n_references;
-    const float *latents;     /* [128, height/16, width/16]: replaces the noise (of every image) */
+    const float *latents;       /* [128, height/16, width/16]: replaces the noise (of every image) */
     const float *prompt_embeds; /* [embed_rows, text width]: replaces the text encoder */
     int embed_rows;             /* must be the model's text length if prompt_embeds is given */
     int (*progress)(void *user, const struct klein_progress *p); /* non-zero: cancel (KLEIN_E_CANCELLED) */
@@ -97,26 +113,27 @@ struct klein_result {
     int n_images;
     struct klein_image *images;
     uint64_t *seeds;
-    uint64_t *latent_hashes;  /* FNV-1a 64 of the final f32 latents, packed order */
+    uint64_t *latent_hashes; /* FNV-1a 64 of the final f32 latents, packed order */
     int width, height, steps;
     float guidance;
     double seconds[KLEIN_STAGE_COUNT], total_seconds;
-    int prompt_tokens;        /* real ones, template included */
-    char warning[512];        /* empty, or what the user should know: a truncated prompt (and what was cut), ignored guidance */
+    int prompt_tokens; /* real ones, template included */
+    char warning[512]; /* empty, or what the user should know: a truncated prompt (and what was cut), ignored
+                          guidance */
 };
 
 /* *result is zeroed first and owns what it points to: klein_result_free it, also after a failure. */
-enum klein_status klein_generate(struct klein *k, const struct klein_request *request, struct klein_result *result,
-                                 struct klein_error *err);
+enum klein_status klein_generate(struct klein *k, const struct klein_request *request,
+                                 struct klein_result *result, struct klein_error *err);
 void klein_result_free(struct klein_result *result);
 
 /* Facts about an open model. Strings live as long as the context. */
 struct klein_model_info {
-    const char *name;         /* "klein 4B", "klein base 9B", "custom (D 256)" */
+    const char *name; /* "klein 4B", "klein base 9B", "custom (D 256)" */
     const char *device, *dtype;
-    const char *license;      /* "Apache-2.0", "FLUX Non-Commercial", or "unknown" */
+    const char *license; /* "Apache-2.0", "FLUX Non-Commercial", or "unknown" */
     int distilled, toy;
-    uint64_t parameters;      /* that will be used */
+    uint64_t parameters; /* that will be used */
     int default_width, default_height, default_steps;
     float default_guidance;
     int text_length, text_width;

@@ -11,17 +11,20 @@ struct device_options {
 /* Base of every backend's own struct (which has it as its first member). */
 struct device {
     const struct op_table *ops;
-    const char *name;   /* "cpu" */
+    const char *name;      /* "cpu" */
     char description[128]; /* "AMD EPYC, 2 threads, AVX-512 BF16" */
-    enum dtype act;     /* fastest activation dtype it supports: what --dtype auto takes */
-    int computes;       /* 0: the null device; nothing may read its memory */
+    enum dtype act;        /* fastest activation dtype it supports: what --dtype auto takes */
+    int computes;          /* 0: the null device; nothing may read its memory */
     int threads;
     void (*close)(struct device *dev);
-    /* Device memory, ARENA_ALIGN-aligned, contents undefined (tests fill it with NaN). NULL when there is none. */
+    /* Device memory, ARENA_ALIGN-aligned, contents undefined (tests fill it with NaN). NULL when there is
+     * none. */
     void *(*alloc)(struct device *dev, size_t bytes);
     void (*free)(struct device *dev, void *memory, size_t bytes);
-    enum klein_status (*upload)(struct device *dev, void *to, const void *host, size_t bytes, struct klein_error *err);
-    enum klein_status (*download)(struct device *dev, void *host, const void *from, size_t bytes, struct klein_error *err);
+    enum klein_status (*upload)(struct device *dev, void *to, const void *host, size_t bytes,
+                                struct klein_error *err);
+    enum klein_status (*download)(struct device *dev, void *host, const void *from, size_t bytes,
+                                  struct klein_error *err);
 };
 
 /* Opens backend `name`: "ref", "null", "cpu". Unknown: KLEIN_E_NO_DEVICE naming what exists. */
@@ -32,7 +35,8 @@ void device_close(struct device *dev); /* NULL allowed */
 /* Row i of the list of backends this build has, for `klein devices`; NULL past the end. */
 const char *device_backend(int i);
 
-/* The null device calls this for each op (after checking it), so that plans, FLOP counts and tests can see the run. */
+/* The null device calls this for each op (after checking it), so that plans, FLOP counts and tests can see
+ * the run. */
 typedef void null_observer(void *user, enum op_id op, const struct op_cost *cost);
 void null_device_observe(struct device *dev, null_observer *observer, void *user);
 

@@ -39,6 +39,9 @@ const struct model_config *checkpoint_config(const struct checkpoint *c);
 /* Path of the tokenizer folder (holding tokenizer.json, or vocab.json and merges.txt), or NULL. Lives as long as c. */
 const char *checkpoint_tokenizer_dir(const struct checkpoint *c);
 
+/* "Apache-2.0", "FLUX Non-Commercial" (by the official sizes), or "unknown". A static string. */
+const char *checkpoint_license(const struct checkpoint *c);
+
 /* The tensor of that canonical name, marked as used. ndim and shape are what the model needs; the view has rows = shape[0]
  * (1 if ndim == 1) and cols = the product of the rest. KLEIN_E_MODEL_CORRUPT naming file, tensor, found and expected otherwise.
  * Sticky like run: after the first failure returns err->status at once. */

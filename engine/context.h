@@ -1,0 +1,66 @@
+/* context.h: what is behind the opaque struct klein, and the entries that the command line uses beside
+ * klein.h. */
+#ifndef KLEIN_CONTEXT_H
+#define KLEIN_CONTEXT_H
+
+#include "pipeline.h"
+#include "../weights/tokenizer.h"
+
+struct klein {
+    struct checkpoint *checkpoint;
+    struct model *model;
+    struct tokenizer *tokenizer; /* NULL for random weights: token ids are then made up */
+    struct device *device;
+    enum dtype act;
+};
+
+/* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on
+ * failure. Only device, threads and dtype of the options are read. */
+enum klein_status context_open(struct checkpoint *checkpoint, const struct klein_open_options *options,
+                               struct klein **out, struct klein_error *err);
+
+/* klein_generate that also reports every op as it ends (for benches): seconds is the op's wall time. NULL:
+ * not wanted. */
+typedef void op_observer(void *user, enum klein_stage stage, enum op_id op, const struct op_cost *cost,
+                         double seconds);
+enum klein_status context_generate(struct klein *k, const struct klein_request *request,
+                                   op_observer *observer, void *observer_user, struct klein_result *result,
+                                   struct klein_error *err);
+
+/* A request's work without doing it, on the null device. References: only width and height are read. */
+struct plan_op {
+    enum klein_stage stage;
+    enum op_id op;
+    struct op_cost cost; /* of one call */
+    int count;           /* calls of this op with this shape in this stage */
+};
+struct plan {
+    size_t arena_bytes;
+    struct plan_stage {
+        double flops, bytes;
+        int ops;
+    } stage[KLEIN_STAGE_COUNT];
+    struct plan_op *ops; /* in order of first use; owned by the plan */
+    int n_ops;
+    int width, height, steps;
+};
+enum klein_status plan_make(const struct model_config *config, enum dtype act,
+                            const struct klein_request *request, struct plan *out, struct klein_error *err);
+void plan_free(struct plan *p);
+
+/* A request with defaults resolved and everything checked that can be checked without running (sizes, steps,
+ * sigmas, references). */
+struct settled {
+    int width, height, steps, images, guided;
+    float guidance;
+    float *sigmas;                  /* [steps + 1] */
+    struct klein_image *references; /* fitted sizes; rgb NULL until settle_references */
+    int n_references;
+};
+enum klein_status settle(const struct model_config *config, const struct klein_request *request,
+                         struct settled *out, struct klein_error *err);
+void settled_free(struct settled *s);
+/* The job those settings describe, without data. */
+struct job settled_job(const struct settled *s);
+
+#endif

@@ -1,0 +1,309 @@
+#include "dit.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* --- weights ------------------------------------------------------------------------------------------- */
+
+static enum klein_status bind_stream(struct dit_stream *s, struct checkpoint *c, const struct dit_config *d,
+                                     int i, int text, struct klein_error *err)
+{
+    static const struct {
+        const char *qkv[3], *q_norm, *k_norm, *proj, *ff;
+    } names[2] = {{{"add_q_proj", "add_k_proj", "add_v_proj"},
+                   "norm_added_q",
+                   "norm_added_k",
+                   "to_add_out",
+                   "ff_context"},
+                  {{"to_q", "to_k", "to_v"}, "norm_q", "norm_k", "to_out.0", "ff"}};
+    int which = text ? 0 : 1, D = d->width;
+    char name[128];
+#define TENSOR(to, ndim, shape, ...)                                                                         \
+    (snprintf(name, sizeof name, __VA_ARGS__),                                                               \
+     checkpoint_tensor(c, PART_TRANSFORMER, name, ndim, shape, to, err))
+#define SHAPE(...) ((int64_t[]){__VA_ARGS__})
+    s->qkv.parts = 3;
+    for (int k = 0; k < 3; k++)
+        TRY(TENSOR(&s->qkv.part[k], 2, SHAPE(D, D), "transformer_blocks.%d.attn.%s.weight", i,
+                   names[which].qkv[k]));
+    TRY(TENSOR(&s->q_norm, 1, SHAPE(d->head_dim), "transformer_blocks.%d.attn.%s.weight", i,
+               names[which].q_norm));
+    TRY(TENSOR(&s->k_norm, 1, SHAPE(d->head_dim), "transformer_blocks.%d.attn.%s.weight", i,
+               names[which].k_norm));
+    TRY(TENSOR(&s->proj, 2, SHAPE(D, D), "transformer_blocks.%d.attn.%s.weight", i, names[which].proj));
+    TRY(TENSOR(&s->mlp_in, 2, SHAPE(2 * d->mlp_width, D), "transformer_blocks.%d.%s.linear_in.weight", i,
+               names[which].ff));
+    TRY(TENSOR(&s->mlp_out, 2, SHAPE(D, d->mlp_width), "transformer_blocks.%d.%s.linear_out.weight", i,
+               names[which].ff));
+    return KLEIN_OK;
+}
+
+enum klein_status dit_bind(struct dit *m, struct checkpoint *c, struct klein_error *err)
+{
+    const struct dit_config *d = m->cfg = &checkpoint_config(c)->dit;
+    int D = d->width;
+    char name[128];
+    CHECK(d->double_blocks <= DIT_MAX_BLOCKS && d->single_blocks <= DIT_MAX_BLOCKS);
+    TRY(TENSOR(&m->x_embedder, 2, SHAPE(D, d->in_channels), "x_embedder.weight"));
+    TRY(TENSOR(&m->context_embedder, 2, SHAPE(D, d->text_width), "context_embedder.weight"));
+    TRY(TENSOR(&m->time_in, 2, SHAPE(D, d->timestep_channels),
+               "time_guidance_embed.timestep_embedder.linear_1.weight"));
+    TRY(TENSOR(&m->time_out, 2, SHAPE(D, D), "time_guidance_embed.timestep_embedder.linear_2.weight"));
+    TRY(TENSOR(&m->modulation[DIT_IMAGE], 2, SHAPE(6 * D, D), "double_stream_modulation_img.linear.weight"));
+    TRY(TENSOR(&m->modulation[DIT_TEXT], 2, SHAPE(6 * D, D), "double_stream_modulation_txt.linear.weight"));
+    TRY(TENSOR(&m->modulation_single, 2, SHAPE(3 * D, D), "single_stream_modulation.linear.weight"));
+    TRY(TENSOR(&m->final_scale, 2, SHAPE(D, D), "norm_out.linear.scale"));
+    TRY(TENSOR(&m->final_shift, 2, SHAPE(D, D), "norm_out.linear.shift"));
+    TRY(TENSOR(&m->proj_out, 2, SHAPE(d->in_channels, D), "proj_out.weight"));
+    for (int i = 0; i < d->double_blocks; i++)
+        for (int text = 0; text < 2; text++)
+            TRY(bind_stream(&m->doubles[i].stream[text ? DIT_TEXT : DIT_IMAGE], c, d, i, text, err));
+    for (int i = 0; i < d->single_blocks; i++) {
+        struct dit_single *s = &m->singles[i];
+        TRY(TENSOR(&s->in, 2, SHAPE(3 * D + 2 * d->mlp_width, D),
+                   "single_transformer_blocks.%d.attn.to_qkv_mlp_proj.weight", i));
+        TRY(TENSOR(&s->q_norm, 1, SHAPE(d->head_dim), "single_transformer_blocks.%d.attn.norm_q.weight", i));
+        TRY(TENSOR(&s->k_norm, 1, SHAPE(d->head_dim), "single_transformer_blocks.%d.attn.norm_k.weight", i));
+        TRY(TENSOR(&s->out, 2, SHAPE(D, D + d->mlp_width), "single_transformer_blocks.%d.attn.to_out.weight",
+                   i));
+    }
+#undef TENSOR
+#undef SHAPE
+    return KLEIN_OK;
+}
+
+/* --- once per request ---------------------------------------------------------------------------------- */
+
+static void linear(struct run *r, struct tensor y, struct tensor x, struct tensor w,
+                   enum linear_epilogue epilogue)
+{
+    run_linear(r, &(struct linear_args){.y = y, .x = x, .epilogue = epilogue, .group[0].w = weight_of(w)});
+}
+
+/* The modulation vectors depend on the timestep alone, so those of all steps are made at once: small products
+ * in f32. */
+static void prepare_modulation(struct run *r, const struct dit *m, struct dit_request *q, const float *sigmas,
+                               int steps)
+{
+    int D = m->cfg->width;
+    for (int s = 0; s < 2; s++) q->modulation[s] = run_tensor(r, DT_F32, steps, 6 * D);
+    q->modulation_single = run_tensor(r, DT_F32, steps, 3 * D);
+    q->final_scale = run_tensor(r, DT_F32, steps, D);
+    q->final_shift = run_tensor(r, DT_F32, steps, D);
+
+    size_t mark = arena_mark(r->arena, r->end);
+    struct tensor t = run_upload(r, DT_F32, 1, steps, sigmas);
+    struct tensor e = run_tensor(r, DT_F32, steps, m->cfg->timestep_channels);
+    struct tensor a = run_tensor(r, DT_F32, steps, D), vec = run_tensor(r, DT_F32, steps, D);
+    run_timestep(r, &(struct timestep_args){.y = e, .t = t});
+    linear(r, a, e, m->time_in, LINEAR_SILU);
+    linear(r, vec, a, m->time_out, LINEAR_SILU);
+    for (int s = 0; s < 2; s++) linear(r, q->modulation[s], vec, m->modulation[s], LINEAR_PLAIN);
+    linear(r, q->modulation_single, vec, m->modulation_single, LINEAR_PLAIN);
+    linear(r, q->final_scale, vec, m->final_scale, LINEAR_PLAIN);
+    linear(r, q->final_shift, vec, m->final_shift, LINEAR_PLAIN);
+    arena_release(r->arena, r->end, mark);
+}
+
+void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, struct tensor ctx,
+                 struct dit_image target, const struct dit_image *references, int n_references,
+                 const float *sigmas, int steps)
+{
+    const struct dit_config *d = m->cfg;
+    struct rope_span spans[DIT_MAX_SPANS] = {{.rows = 1, .cols = ctx.rows, .text = 1},
+                                             {.rows = target.rows, .cols = target.cols}};
+    CHECK(n_references + 2 <= DIT_MAX_SPANS);
+    int n_references_tokens = 0;
+    for (int k = 0; k < n_references; k++) {
+        spans[2 + k] =
+            (struct rope_span){.t = 10 + 10 * k, .rows = references[k].rows, .cols = references[k].cols};
+        n_references_tokens += references[k].rows * references[k].cols;
+    }
+    *q = (struct dit_request){.n_text = ctx.rows, .n_target = target.rows * target.cols};
+    q->n_tokens = q->n_text + q->n_target + n_references_tokens;
+    q->rope = rope_4d(r, spans, 2 + n_references, d->rope_axes, d->rope_theta);
+    prepare_modulation(r, m, q, sigmas, steps);
+
+    q->references = run_tensor(r, r->act, n_references_tokens, d->width);
+    for (int k = 0, row = 0; k < n_references; row += spans[2 + k].rows * spans[2 + k].cols, k++)
+        linear(r, tensor_rows(q->references, row, references[k].latents.rows), references[k].latents,
+               m->x_embedder, LINEAR_PLAIN);
+    *q = dit_with_text(r, m, q, ctx);
+}
+
+struct dit_request dit_with_text(struct run *r, const struct dit *m, const struct dit_request *q,
+                                 struct tensor ctx)
+{
+    struct dit_request other = *q;
+    other.text = run_tensor(r, r->act, q->n_text, m->cfg->width);
+    linear(r, other.text, ctx, m->context_embedder, LINEAR_PLAIN);
+    return other;
+}
+
+/* --- one step ------------------------------------------------------------------------------------------ */
+
+/* Buffers of a forward pass, [n_tokens, ...] act. */
+struct state {
+    struct tensor z, h; /* residual stream, normalised input: D */
+    struct tensor q, k, v;
+    struct tensor om; /* D + mlp: what the attention (first D columns) and the MLP (the others) computed */
+};
+
+/* Chunk `i` of the modulation vectors of a step: [1, D]. */
+static struct tensor chunk(struct tensor modulation, int step, int i, int D)
+{
+    return tensor_cols(tensor_rows(modulation, step, 1), i * D, D);
+}
+
+static void attention(struct run *r, const struct dit_config *d, struct state *s, struct tensor o)
+{
+    run_attention(r, &(struct attention_args){.o = o,
+                                              .q = s->q,
+                                              .k = s->k,
+                                              .v = s->v,
+                                              .heads = d->heads,
+                                              .kv_heads = d->heads,
+                                              .head_dim = d->head_dim,
+                                              .scale = 1 / sqrtf((float)d->head_dim)});
+}
+
+static void double_block(struct run *r, const struct dit *m, const struct dit_double *b,
+                         const struct dit_request *q, int step, struct state *s)
+{
+    const struct dit_config *d = m->cfg;
+    const struct dit_stream *txt = &b->stream[DIT_TEXT], *img = &b->stream[DIT_IMAGE];
+    int D = d->width, split = q->n_text;
+    struct tensor o = tensor_cols(s->om, 0, D), u = tensor_cols(s->om, D, d->mlp_width);
+    enum { SHIFT1, SCALE1, GATE1, SHIFT2, SCALE2, GATE2 }; /* 1: attention, 2: MLP */
+    struct tensor mod[2][6];
+    for (int g = 0; g < 2; g++)
+        for (int i = 0; i < 6; i++) mod[g][i] = chunk(q->modulation[g], step, i, D);
+
+    run_adaln(r, &(struct adaln_args){.y = s->h,
+                                      .x = s->z,
+                                      .split = split,
+                                      .eps = d->eps,
+                                      .shift = {mod[DIT_TEXT][SHIFT1], mod[DIT_IMAGE][SHIFT1]},
+                                      .scale = {mod[DIT_TEXT][SCALE1], mod[DIT_IMAGE][SCALE1]}});
+    run_linear(r,
+               &(struct linear_args){.x = s->h,
+                                     .split = split,
+                                     .epilogue = LINEAR_QKV,
+                                     .group = {{.w = txt->qkv, .q_norm = txt->q_norm, .k_norm = txt->k_norm},
+                                               {.w = img->qkv, .q_norm = img->q_norm, .k_norm = img->k_norm}},
+                                     .qkv = {.q = s->q,
+                                             .k = s->k,
+                                             .v = s->v,
+                                             .cos = q->rope.cos,
+                                             .sin = q->rope.sin,
+                                             .heads = d->heads,
+                                             .kv_heads = d->heads,
+                                             .head_dim = d->head_dim,
+                                             .pairs = ROPE_INTERLEAVED,
+                                             .eps = d->eps}});
+    attention(r, d, s, o);
+    run_linear(r,
+               &(struct linear_args){.y = s->z,
+                                     .x = o,
+                                     .residual = s->z,
+                                     .split = split,
+                                     .epilogue = LINEAR_RESIDUAL,
+                                     .group = {{.w = weight_of(txt->proj), .gate = mod[DIT_TEXT][GATE1]},
+                                               {.w = weight_of(img->proj), .gate = mod[DIT_IMAGE][GATE1]}}});
+    run_adaln(r, &(struct adaln_args){.y = s->h,
+                                      .x = s->z,
+                                      .split = split,
+                                      .eps = d->eps,
+                                      .shift = {mod[DIT_TEXT][SHIFT2], mod[DIT_IMAGE][SHIFT2]},
+                                      .scale = {mod[DIT_TEXT][SCALE2], mod[DIT_IMAGE][SCALE2]}});
+    run_linear(
+        r, &(struct linear_args){.y = u,
+                                 .x = s->h,
+                                 .split = split,
+                                 .epilogue = LINEAR_SWIGLU,
+                                 .group = {{.w = weight_of(txt->mlp_in)}, {.w = weight_of(img->mlp_in)}}});
+    run_linear(
+        r, &(struct linear_args){.y = s->z,
+                                 .x = u,
+                                 .residual = s->z,
+                                 .split = split,
+                                 .epilogue = LINEAR_RESIDUAL,
+                                 .group = {{.w = weight_of(txt->mlp_out), .gate = mod[DIT_TEXT][GATE2]},
+                                           {.w = weight_of(img->mlp_out), .gate = mod[DIT_IMAGE][GATE2]}}});
+}
+
+/* Attention and MLP read the same normalised input and share one residual. */
+static void single_block(struct run *r, const struct dit *m, const struct dit_single *b,
+                         const struct dit_request *q, int step, struct state *s)
+{
+    const struct dit_config *d = m->cfg;
+    int D = d->width;
+    struct tensor shift = chunk(q->modulation_single, step, 0, D),
+                  scale = chunk(q->modulation_single, step, 1, D);
+    struct tensor gate = chunk(q->modulation_single, step, 2, D);
+
+    run_adaln(
+        r, &(struct adaln_args){.y = s->h, .x = s->z, .eps = d->eps, .shift[0] = shift, .scale[0] = scale});
+    run_linear(r, &(struct linear_args){
+                      .x = s->h,
+                      .epilogue = LINEAR_QKV,
+                      .group[0] = {.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm},
+                      .qkv = {.q = s->q,
+                              .k = s->k,
+                              .v = s->v,
+                              .mlp = tensor_cols(s->om, D, d->mlp_width),
+                              .cos = q->rope.cos,
+                              .sin = q->rope.sin,
+                              .heads = d->heads,
+                              .kv_heads = d->heads,
+                              .head_dim = d->head_dim,
+                              .pairs = ROPE_INTERLEAVED,
+                              .eps = d->eps}});
+    attention(r, d, s, tensor_cols(s->om, 0, D));
+    run_linear(r, &(struct linear_args){.y = s->z,
+                                        .x = s->om,
+                                        .residual = s->z,
+                                        .epilogue = LINEAR_RESIDUAL,
+                                        .group[0] = {.w = weight_of(b->out), .gate = gate}});
+}
+
+void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q, int step, struct tensor x,
+                 struct tensor v)
+{
+    const struct dit_config *d = m->cfg;
+    int D = d->width, n = q->n_tokens, n_text = q->n_text;
+    size_t mark = arena_mark(r->arena, r->end);
+    struct state s = {.z = run_tensor(r, r->act, n, D), .h = run_tensor(r, r->act, n, D)};
+    s.q = run_tensor(r, r->act, n, D);
+    s.k = run_tensor(r, r->act, n, D);
+    s.v = run_tensor(r, r->act, n, D);
+    s.om = run_tensor(r, r->act, n, D + d->mlp_width);
+
+    run_copy(r, &(struct copy_args){.y = tensor_rows(s.z, 0, n_text), .x = q->text});
+    linear(r, tensor_rows(s.z, n_text, q->n_target), x, m->x_embedder, LINEAR_PLAIN);
+    if (q->references.rows)
+        run_copy(r, &(struct copy_args){.y = tensor_rows(s.z, n_text + q->n_target, q->references.rows),
+                                        .x = q->references});
+
+    for (int i = 0; i < d->double_blocks; i++) {
+        double_block(r, m, &m->doubles[i], q, step, &s);
+        if (r->tap_blocks) {
+            run_tap(r, tensor_rows(s.z, 0, n_text), "step.%d.double.%d.txt", step, i);
+            run_tap(r, tensor_rows(s.z, n_text, n - n_text), "step.%d.double.%d.img", step, i);
+        }
+    }
+    for (int i = 0; i < d->single_blocks; i++) {
+        single_block(r, m, &m->singles[i], q, step, &s);
+        if (r->tap_blocks) run_tap(r, s.z, "step.%d.single.%d", step, i);
+    }
+
+    /* Only the target's rows are a velocity; text and references end here. */
+    struct tensor target = tensor_rows(s.z, n_text, q->n_target), h = tensor_rows(s.h, 0, q->n_target);
+    run_adaln(r, &(struct adaln_args){.y = h,
+                                      .x = target,
+                                      .eps = d->eps,
+                                      .shift[0] = tensor_rows(q->final_shift, step, 1),
+                                      .scale[0] = tensor_rows(q->final_scale, step, 1)});
+    linear(r, v, h, m->proj_out, LINEAR_PLAIN);
+    arena_release(r->arena, r->end, mark);
+}

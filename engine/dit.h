@@ -1,0 +1,72 @@
+/* dit.h: the image model, a rectified-flow transformer with double- and single-stream blocks. source: model 3
+ *
+ * Tokens are always in the order [text ; target image ; reference 1 ; reference 2 ; ...]. Both streams of a
+ * double block live in one buffer z [tokens, D]: rows < n_text are text and use the text weights, the others
+ * are image (linear's two groups). */
+#ifndef KLEIN_DIT_H
+#define KLEIN_DIT_H
+
+#include "rope.h"
+#include "../weights/checkpoint.h"
+
+#define DIT_MAX_BLOCKS 128
+#define DIT_MAX_SPANS  18 /* text, target, 16 references */
+
+enum { DIT_TEXT, DIT_IMAGE }; /* the two groups of a double block */
+
+struct dit {
+    const struct dit_config *cfg;
+    struct tensor x_embedder, context_embedder; /* [D, in_channels], [D, text_width] */
+    struct tensor time_in, time_out;            /* [D, timestep_channels], [D, D] */
+    struct tensor modulation[2],
+        modulation_single; /* [6 D, D] per stream: shift, scale, gate of attention, then of MLP; [3 D, D] */
+    struct tensor final_scale, final_shift; /* [D, D] */
+    struct tensor proj_out;                 /* [in_channels, D] */
+    struct dit_double {
+        struct dit_stream {
+            struct weight qkv;                   /* [3 D, D] */
+            struct tensor q_norm, k_norm;        /* [1, head_dim] */
+            struct tensor proj, mlp_in, mlp_out; /* [D, D], [2 mlp, D] gate then up, [D, mlp] */
+        } stream[2];
+    } doubles[DIT_MAX_BLOCKS];
+    struct dit_single {
+        struct tensor in;             /* [3 D + 2 mlp, D]: q, k, v, gate, up */
+        struct tensor q_norm, k_norm; /* [1, head_dim] */
+        struct tensor out;            /* [D, D + mlp]: attention, mlp */
+    } singles[DIT_MAX_BLOCKS];
+};
+
+enum klein_status dit_bind(struct dit *m, struct checkpoint *c, struct klein_error *err);
+
+/* What all steps of a request share: built once, from the arena of the run. */
+struct dit_request {
+    int n_text, n_target, n_tokens;
+    struct tensor text;                     /* [n_text, D] act: context_embedder(ctx) */
+    struct tensor references;               /* [n_tokens - n_text - n_target, D] act, rows may be 0 */
+    struct rope rope;                       /* [n_tokens, head_dim / 2] */
+    struct tensor modulation[2];            /* [steps, 6 D] f32 */
+    struct tensor modulation_single;        /* [steps, 3 D] f32 */
+    struct tensor final_scale, final_shift; /* [steps, D] f32 */
+};
+
+/* ctx [n_text, text_width] act; target: token rows x cols of the picture; references: one [rows * cols,
+ * in_channels] f32 tensor per image, with its rows x cols in spans. sigmas: host, one per step. */
+struct dit_image {
+    int rows, cols;
+    struct tensor latents; /* [rows * cols, in_channels] f32; unused for the target */
+};
+void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, struct tensor ctx,
+                 struct dit_image target, const struct dit_image *references, int n_references,
+                 const float *sigmas, int steps);
+
+/* The part of a request that depends on the prompt, for another prompt over the same everything else
+ * (guidance). */
+struct dit_request dit_with_text(struct run *r, const struct dit *m, const struct dit_request *q,
+                                 struct tensor ctx);
+
+/* v [n_target, in_channels] f32 = velocity at x [n_target, in_channels] f32, at step `step` of the request.
+ */
+void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q, int step, struct tensor x,
+                 struct tensor v);
+
+#endif

@@ -1,0 +1,357 @@
+#include "context.h"
+#include "noise.h"
+#include "resize.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Everything one call needs beside the caller's request; freed as a whole. */
+struct generation {
+    struct klein *k;
+    const struct klein_request *request;
+    struct klein_result *result;
+    struct settled settled;
+    struct job job;
+    double total_flops;
+    int32_t *ids[2];
+    float **start, **latents;
+    uint8_t **rgb;
+
+    struct klein_progress progress;
+    double stage_begin, begin;
+    op_observer *observer;
+    void *observer_user;
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+__attribute__((format(printf, 2, 3))) static void warn(struct klein_result *result, const char *format, ...)
+{
+    size_t used = strlen(result->warning);
+    if (used) used += (size_t)snprintf(result->warning + used, sizeof result->warning - used, "; ");
+    if (used >= sizeof result->warning) return;
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(result->warning + used, sizeof result->warning - used, format, ap);
+    va_end(ap);
+}
+
+/* --- hooks of the run ----------------------------------------------------------------------------------- */
+
+static void on_event(void *user, enum klein_stage stage, int image, int step, int finished)
+{
+    struct generation *g = user;
+    struct klein_progress *p = &g->progress;
+    p->stage = stage;
+    p->image = image;
+    p->step = stage == KLEIN_STAGE_DENOISE ? step + finished : 0;
+    if (!finished)
+        g->stage_begin = now();
+    else
+        g->result->seconds[stage] += now() - g->stage_begin;
+    /* The encoder is not needed again in this call: its mapped pages may leave memory (a later call maps them
+     * back in). */
+    if (stage == KLEIN_STAGE_TEXT && finished) checkpoint_drop_pages(g->k->checkpoint, PART_TEXT);
+}
+
+static int on_poll(struct run *r)
+{
+    struct generation *g = r->hook_user;
+    g->progress.fraction = g->total_flops > 0 ? r->flops / g->total_flops : 0;
+    return g->request->progress ? g->request->progress(g->request->progress_user, &g->progress) : 0;
+}
+
+static void on_op(struct run *r, enum op_id op, const struct op_cost *cost, double seconds)
+{
+    struct generation *g = r->hook_user;
+    g->observer(g->observer_user, g->progress.stage, op, cost, seconds);
+}
+
+static void deliver_tap(struct generation *g, struct klein_tap tap, const char *name)
+{
+    char full[96];
+    if (g->progress.image)
+        snprintf(full, sizeof full, "%s@%d", name, g->progress.image);
+    else
+        snprintf(full, sizeof full, "%s", name);
+    tap.name = full;
+    g->request->tap(g->request->tap_user, &tap);
+}
+
+static void on_tap(struct run *r, const char *name, struct tensor t)
+{
+    struct generation *g = r->hook_user;
+    size_t n = (size_t)t.rows * (size_t)t.cols;
+    char *raw = malloc(n * dtype_size(t.dtype));
+    float *values = malloc(n * sizeof *values);
+    if (!raw || !values) {
+        fail(&r->err, KLEIN_E_NO_MEMORY, "no memory for the tap %s", name);
+        goto done;
+    }
+    run_download(r, raw, t);
+    struct klein_tap tap = {.ndim = 2, .shape = {t.rows, t.cols}, .data = values};
+    if (!strcmp(name, "image")) { /* [h * w, 3] to [3, h, w] */
+        tap.ndim = 3;
+        tap.shape[0] = 3;
+        tap.shape[1] = g->settled.height;
+        tap.shape[2] = g->settled.width;
+        for (int c = 0; c < 3; c++)
+            for (int p = 0; p < t.rows; p++)
+                values[(size_t)c * (size_t)t.rows + (size_t)p] =
+                    f32_load(raw, t.dtype, (size_t)p * 3 + (size_t)c);
+    } else {
+        dtype_convert(values, DT_F32, raw, t.dtype, n);
+    }
+    if (run_ok(r)) deliver_tap(g, tap, name);
+done:
+    free(raw);
+    free(values);
+}
+
+/* --- inputs --------------------------------------------------------------------------------------------- */
+
+/* Says what of an over-long prompt the model does not see. */
+static void warn_cut(struct generation *g, const char *prompt, int whole, int length)
+{
+    static const char head[] = "<|im_start|>user\n";
+    struct klein_error err = {0};
+    int32_t *ids = NULL, *head_ids = NULL;
+    int n = 0, n_head = 0;
+    char cut[64] = "";
+    if (!tokenizer_encode(g->k->tokenizer, prompt, strlen(prompt), &ids, &n, &err) &&
+        !tokenizer_encode(g->k->tokenizer, head, sizeof head - 1, &head_ids, &n_head, &err)) {
+        size_t used = 0;
+        for (int i = length - n_head; i < n && used < 40; i++) {
+            size_t bytes;
+            const char *text = tokenizer_token(g->k->tokenizer, ids[i], &bytes);
+            if (!text || used + bytes >= sizeof cut) break;
+            memcpy(cut + used, text, bytes);
+            used += bytes;
+        }
+        cut[used] = 0;
+    }
+    warn(g->result,
+         "the prompt is %d tokens too long: the model sees the first %d and not the end, from \"%s\" on",
+         whole - length, length, cut);
+    free(ids);
+    free(head_ids);
+}
+
+static enum klein_status make_ids(struct generation *g, int which, const char *prompt,
+                                  struct klein_error *err)
+{
+    const struct model_config *config = g->k->model->cfg;
+    int length = config->text_length, whole;
+    int32_t *ids = g->ids[which] = malloc((size_t)length * sizeof *ids);
+    if (!ids) return fail(err, KLEIN_E_NO_MEMORY, "no memory for %d token ids", length);
+    g->job.ids[which] = ids;
+    if (!g->k->tokenizer) { /* random weights: any ids will do */
+        for (int i = 0; i < length; i++)
+            ids[i] = (int32_t)((unsigned)i * 2654435761u % (unsigned)config->text.vocab);
+        g->job.real[which] = length;
+        return KLEIN_OK;
+    }
+    TRY(tokenizer_prompt(g->k->tokenizer, prompt, length, config->text.pad_token, ids, &g->job.real[which],
+                         &whole, err));
+    for (int i = 0; i < length; i++)
+        if (ids[i] < 0 || ids[i] >= config->text.vocab)
+            return fail(err, KLEIN_E_MODEL_CORRUPT,
+                        "token id %d is outside the text encoder's vocabulary of %d: tokenizer and text "
+                        "encoder do not belong together",
+                        ids[i], config->text.vocab);
+    if (which == 0) {
+        g->result->prompt_tokens = g->job.real[0];
+        if (whole > length) warn_cut(g, prompt, whole, length);
+        if (g->request->tap)
+            deliver_tap(g, (struct klein_tap){.is_int32 = 1, .ndim = 1, .shape = {length}, .data = ids},
+                        "input_ids");
+    }
+    return KLEIN_OK;
+}
+
+static enum klein_status make_text(struct generation *g, struct klein_error *err)
+{
+    const struct klein_request *q = g->request;
+    g->job.prompt_embeds = q->prompt_embeds;
+    if (!q->prompt_embeds) {
+        if (!q->prompt) return fail(err, KLEIN_E_USAGE, "no prompt");
+        TRY(make_ids(g, 0, q->prompt, err));
+    }
+    return g->settled.guided ? make_ids(g, 1, "", err) : KLEIN_OK;
+}
+
+static enum klein_status make_references(struct generation *g, struct klein_error *err)
+{
+    for (int k = 0; k < g->settled.n_references; k++)
+        TRY(reference_fit(&g->request->references[k], &g->settled.references[k], err));
+    return KLEIN_OK;
+}
+
+/* [channels, h, w] as torch draws and diffusers takes it, to tokens [h * w, channels]. */
+static void pack(float *tokens, const float *planes, int n_tokens, int channels)
+{
+    for (int t = 0; t < n_tokens; t++)
+        for (int c = 0; c < channels; c++)
+            tokens[(size_t)t * (size_t)channels + (size_t)c] =
+                planes[(size_t)c * (size_t)n_tokens + (size_t)t];
+}
+
+static enum klein_status make_start(struct generation *g, int image, struct klein_error *err)
+{
+    const struct klein_request *q = g->request;
+    int tokens = job_tokens(&g->job), channels = g->k->model->cfg->dit.in_channels;
+    size_t n = (size_t)tokens * (size_t)channels;
+    g->start[image] = malloc(n * sizeof(float));
+    g->latents[image] = malloc(n * sizeof(float));
+    if (!g->start[image] || !g->latents[image]) return fail(err, KLEIN_E_NO_MEMORY, "no memory for latents");
+    const float *planes = q->latents;
+    if (!planes) {
+        noise_torch(g->latents[image], n, q->seed + (uint64_t)image, q->noise);
+        planes = g->latents[image];
+    }
+    pack(g->start[image], planes, tokens, channels);
+    return KLEIN_OK;
+}
+
+static enum klein_status make_images(struct generation *g, struct klein_error *err)
+{
+    struct klein_result *result = g->result;
+    size_t n = (size_t)g->settled.images, bytes = (size_t)g->settled.width * (size_t)g->settled.height * 3;
+    g->start = calloc(n, sizeof *g->start);
+    g->latents = calloc(n, sizeof *g->latents);
+    g->rgb = calloc(n, sizeof *g->rgb);
+    result->images = calloc(n, sizeof *result->images);
+    result->seeds = calloc(n, sizeof *result->seeds);
+    result->latent_hashes = calloc(n, sizeof *result->latent_hashes);
+    if (!g->start || !g->latents || !g->rgb || !result->images || !result->seeds || !result->latent_hashes)
+        return fail(err, KLEIN_E_NO_MEMORY, "no memory for %zu images", n);
+    for (size_t i = 0; i < n; i++) {
+        TRY(make_start(g, (int)i, err));
+        uint8_t *rgb = g->rgb[i] = malloc(bytes);
+        if (!rgb) return fail(err, KLEIN_E_NO_MEMORY, "no memory for an image of %zu bytes", bytes);
+        result->images[i] = (struct klein_image){g->settled.width, g->settled.height, rgb};
+        result->seeds[i] = g->request->seed + i;
+        result->n_images = (int)i + 1;
+    }
+    return KLEIN_OK;
+}
+
+/* --- the call ------------------------------------------------------------------------------------------- */
+
+static uint64_t hash_fnv1a(const void *data, size_t bytes)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < bytes; i++) h = (h ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
+    return h;
+}
+
+static enum klein_status check_finite(const struct generation *g, struct klein_error *err)
+{
+    size_t n = (size_t)job_tokens(&g->job) * (size_t)g->k->model->cfg->dit.in_channels;
+    for (int i = 0; i < g->settled.images; i++) {
+        for (size_t j = 0; j < n; j++)
+            if (!(g->latents[i][j] - g->latents[i][j] == 0))
+                return fail(
+                    err, KLEIN_E_NUMERIC,
+                    "image %d has latents that are not numbers: the weights or the inputs are damaged",
+                    i + 1);
+        g->result->latent_hashes[i] = hash_fnv1a(g->latents[i], n * sizeof(float));
+    }
+    return KLEIN_OK;
+}
+
+static enum klein_status run_job(struct generation *g, size_t arena_bytes, struct klein_error *err)
+{
+    struct device *dev = g->k->device;
+    void *memory = dev->alloc(dev, arena_bytes);
+    if (!memory)
+        return fail(err, KLEIN_E_NO_MEMORY,
+                    "%dx%d needs %.2f GiB of working memory, which %s does not have; try a smaller size or "
+                    "fewer references",
+                    g->settled.width, g->settled.height, (double)arena_bytes / 0x1p30, dev->name);
+    struct arena arena;
+    arena_over(&arena, memory, arena_bytes);
+    struct run r = {.dev = dev,
+                    .arena = &arena,
+                    .act = g->k->act,
+                    .hook_user = g,
+                    .poll = on_poll,
+                    .observe = g->observer ? on_op : NULL,
+                    .tap = g->request->tap ? on_tap : NULL,
+                    .tap_blocks = g->request->tap && g->request->tap_blocks};
+    pipeline_run(&r, g->k->model, &g->job);
+    dev->free(dev, memory, arena_bytes);
+    if (!run_ok(&r)) return fail(err, r.err.status, "%s", r.err.message);
+    g->progress.fraction = 1;
+    if (g->request->progress) g->request->progress(g->request->progress_user, &g->progress);
+    return check_finite(g, err);
+}
+
+static enum klein_status generate(struct generation *g, struct klein_error *err)
+{
+    const struct klein_request *q = g->request;
+    const struct model_config *config = g->k->model->cfg;
+    struct klein_result *result = g->result;
+    TRY(settle(config, q, &g->settled, err));
+    g->job = settled_job(&g->settled);
+    g->progress = (struct klein_progress){.images = g->settled.images, .steps = g->settled.steps};
+    result->width = g->settled.width;
+    result->height = g->settled.height;
+    result->steps = g->settled.steps;
+    result->guidance = g->settled.guidance;
+    if (config->distilled && q->guidance && q->guidance != g->settled.guidance)
+        warn(result, "guidance %g is ignored: this model is step-distilled", (double)q->guidance);
+
+    struct plan plan;
+    TRY(plan_make(config, g->k->act, q, &plan, err));
+    for (int s = 0; s < KLEIN_STAGE_COUNT; s++) g->total_flops += plan.stage[s].flops;
+    size_t arena_bytes = plan.arena_bytes;
+    plan_free(&plan);
+
+    TRY(make_text(g, err));
+    TRY(make_references(g, err));
+    TRY(make_images(g, err));
+    if (q->tap)
+        deliver_tap(g,
+                    (struct klein_tap){.ndim = 1, .shape = {g->settled.steps + 1}, .data = g->settled.sigmas},
+                    "sigmas");
+    g->job.start = (const float *const *)g->start;
+    g->job.latents = g->latents;
+    g->job.rgb = g->rgb;
+    g->job.event = on_event;
+    g->job.event_user = g;
+    return run_job(g, arena_bytes, err);
+}
+
+enum klein_status context_generate(struct klein *k, const struct klein_request *request,
+                                   op_observer *observer, void *observer_user, struct klein_result *result,
+                                   struct klein_error *err)
+{
+    struct generation g = {
+        .k = k, .request = request, .result = result, .observer = observer, .observer_user = observer_user};
+    *result = (struct klein_result){0};
+    *err = (struct klein_error){0};
+    g.begin = now();
+    enum klein_status status = generate(&g, err);
+    result->total_seconds = now() - g.begin;
+    for (int i = 0; i < g.settled.images; i++) {
+        if (g.start) free(g.start[i]);
+        if (g.latents) free(g.latents[i]);
+    }
+    free(g.start);
+    free(g.latents);
+    free(g.rgb);
+    free(g.ids[0]);
+    free(g.ids[1]);
+    settled_free(&g.settled);
+    if (status != KLEIN_OK) klein_result_free(result);
+    return status;
+}

@@ -1,0 +1,152 @@
+#include "context.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* Options as this version knows them: what an older caller's shorter struct lacks is zero. */
+static enum klein_status read_options(const struct klein_open_options *from, struct klein_open_options *to,
+                                      struct klein_error *err)
+{
+    *to = (struct klein_open_options){0};
+    if (!from || from->size == 0 || from->size > sizeof *to)
+        return fail(err, KLEIN_E_USAGE,
+                    "klein_open: options->size must be sizeof(struct klein_open_options)");
+    memcpy(to, from, from->size);
+    return KLEIN_OK;
+}
+
+static enum klein_status open_device(struct klein *k, const struct klein_open_options *o,
+                                     struct klein_error *err)
+{
+    const char *name = !o->device || !strcmp(o->device, "auto") ? "cpu" : o->device;
+    if (o->threads < 0 || o->threads > 4096)
+        return fail(err, KLEIN_E_USAGE, "%d threads: must be from 1 to 4096 (0: all)", o->threads);
+    TRY(device_open(name, &(struct device_options){.threads = o->threads}, &k->device, err));
+    k->act = o->dtype == KLEIN_DTYPE_F32 ? DT_F32 : o->dtype == KLEIN_DTYPE_BF16 ? DT_BF16 : k->device->act;
+    return KLEIN_OK;
+}
+
+enum klein_status context_open(struct checkpoint *checkpoint, const struct klein_open_options *options,
+                               struct klein **out, struct klein_error *err)
+{
+    *out = NULL;
+    struct klein *k = calloc(1, sizeof *k);
+    struct model *m = malloc(sizeof *m);
+    if (!k || !m) {
+        free(k);
+        free(m);
+        checkpoint_close(checkpoint);
+        return fail(err, KLEIN_E_NO_MEMORY, "no memory for a model context");
+    }
+    k->checkpoint = checkpoint;
+    k->model = m;
+    enum klein_status status = model_bind(m, checkpoint, err);
+    if (status == KLEIN_OK) status = open_device(k, options, err);
+    if (status == KLEIN_OK && checkpoint_tokenizer_dir(checkpoint))
+        status = tokenizer_open(checkpoint_tokenizer_dir(checkpoint), &k->tokenizer, err);
+    if (status != KLEIN_OK) {
+        klein_close(k);
+        return status;
+    }
+    *out = k;
+    return KLEIN_OK;
+}
+
+EXPORT enum klein_status klein_open(const struct klein_open_options *options, struct klein **out,
+                                    struct klein_error *err)
+{
+    struct klein_open_options o;
+    struct checkpoint *checkpoint;
+    *out = NULL;
+    *err = (struct klein_error){0};
+    TRY(read_options(options, &o, err));
+    if (!o.model && !(o.transformer && o.text_encoder && o.vae))
+        return fail(err, KLEIN_E_USAGE,
+                    "no model: give its folder, or transformer, text encoder and VAE one by one");
+    struct checkpoint_paths paths = {.model = o.model,
+                                     .transformer = o.transformer,
+                                     .text_encoder = o.text_encoder,
+                                     .vae = o.vae,
+                                     .variant = (int)o.variant};
+    TRY(checkpoint_open(&paths, &checkpoint, err));
+    return context_open(checkpoint, &o, out, err);
+}
+
+EXPORT void klein_close(struct klein *k)
+{
+    if (!k) return;
+    tokenizer_close(k->tokenizer);
+    device_close(k->device);
+    checkpoint_close(k->checkpoint);
+    free(k->model);
+    free(k);
+}
+
+EXPORT enum klein_status klein_generate(struct klein *k, const struct klein_request *request,
+                                        struct klein_result *result, struct klein_error *err)
+{
+    struct klein_request q = {0};
+    *result = (struct klein_result){0};
+    *err = (struct klein_error){0};
+    if (!request || request->size == 0 || request->size > sizeof q)
+        return fail(err, KLEIN_E_USAGE, "klein_generate: request->size must be sizeof(struct klein_request)");
+    memcpy(&q, request, request->size);
+    return context_generate(k, &q, NULL, NULL, result, err);
+}
+
+EXPORT void klein_result_free(struct klein_result *result)
+{
+    for (int i = 0; i < result->n_images; i++) free(result->images[i].rgb);
+    free(result->images);
+    free(result->seeds);
+    free(result->latent_hashes);
+    *result = (struct klein_result){0};
+}
+
+EXPORT void klein_model_info(const struct klein *k, struct klein_model_info *info)
+{
+    const struct model_config *c = k->model->cfg;
+    *info = (struct klein_model_info){
+        .name = c->name,
+        .device = k->device->name,
+        .dtype = k->act == DT_F32 ? "f32" : "bf16",
+        .license = checkpoint_license(k->checkpoint),
+        .distilled = c->distilled,
+        .toy = c->toy,
+        .default_width = c->default_width,
+        .default_height = c->default_height,
+        .default_steps = c->default_steps,
+        .default_guidance = c->default_guidance,
+        .text_length = c->text_length,
+        .text_width = c->dit.text_width,
+    };
+    struct checkpoint_entry e;
+    for (int i = 0; checkpoint_entries(k->checkpoint, i, &e); i++) {
+        uint64_t n = 1;
+        for (int d = 0; d < e.ndim; d++) n *= (uint64_t)e.shape[d];
+        info->parameters += n;
+    }
+}
+
+EXPORT const char *klein_stage_name(enum klein_stage stage)
+{
+    static const char *const names[KLEIN_STAGE_COUNT] = {"text", "references", "denoise", "decode"};
+    return (unsigned)stage < KLEIN_STAGE_COUNT ? names[stage] : "?";
+}
+
+EXPORT const char *klein_version(void)
+{
+    return KLEIN_VERSION;
+}
+
+EXPORT const char *klein_status_name(enum klein_status status)
+{
+    return status_name(status);
+}
+
+EXPORT const char *klein_status_text(enum klein_status status)
+{
+    return status_text(status);
+}

@@ -1,0 +1,23 @@
+/* model.h: the three networks of a checkpoint, bound to its tensors. */
+#ifndef KLEIN_MODEL_H
+#define KLEIN_MODEL_H
+
+#include "dit.h"
+#include "qwen3.h"
+#include "vae.h"
+
+struct model {
+    const struct model_config *cfg;
+    struct checkpoint *checkpoint; /* not owned */
+    struct qwen3 text;
+    struct dit dit;
+    struct vae vae;
+};
+
+/* Finds every tensor of the model in the checkpoint, with its shape, and checks that nothing is left over. */
+enum klein_status model_bind(struct model *m, struct checkpoint *c, struct klein_error *err);
+
+/* The same for its effect on the checkpoint alone (checkpoint_entries then lists what the model uses). */
+enum klein_status model_visit(struct checkpoint *c, struct klein_error *err);
+
+#endif

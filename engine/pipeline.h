@@ -1,0 +1,43 @@
+/* pipeline.h: one request as the sequence of its stages, on whatever device the run has. On the null device
+ * the same call measures the arena and counts the work. */
+#ifndef KLEIN_PIPELINE_H
+#define KLEIN_PIPELINE_H
+
+#include "klein.h"
+#include "model.h"
+
+/* A request with every default resolved. Pointers are host memory of the caller. On a device that does not
+ * compute only sizes are read, and all data pointers may be NULL. */
+struct job {
+    int width, height; /* multiples of 16 */
+    int steps, images;
+    const float *sigmas; /* [steps + 1] */
+    float guidance;
+    int guided; /* classifier-free guidance: two forward passes per step */
+
+    /* Text: token ids, [0] the prompt, [1] the empty prompt if guided; or prompt_embeds [text_length,
+     * text_width] in place of [0]. */
+    const int32_t *ids[2]; /* text_length each */
+    int real[2];           /* tokens before the padding */
+    const float *prompt_embeds;
+
+    const struct klein_image *references; /* fitted: sides are multiples of 16 */
+    int n_references;
+
+    const float *const *start; /* per image: [tokens, channels] noise */
+    float **latents;           /* per image: receives the final [tokens, channels] */
+    uint8_t **rgb;             /* per image: receives [height, width, 3] */
+
+    /* Called as the request proceeds, `finished` = 0 when a stage (or a denoising step) begins and 1 when it
+     * ended. NULL allowed. */
+    void (*event)(void *user, enum klein_stage stage, int image, int step, int finished);
+    void *event_user;
+};
+
+/* Runs the job; look at r->err afterwards. Uses r->arena from empty. */
+void pipeline_run(struct run *r, const struct model *m, const struct job *job);
+
+/* Tokens of the picture and channels per token. */
+int job_tokens(const struct job *job);
+
+#endif

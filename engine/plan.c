@@ -1,0 +1,98 @@
+#include "context.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct planner {
+    struct plan *plan;
+    enum klein_stage stage;
+    int capacity;
+};
+
+static void on_event(void *user, enum klein_stage stage, int image, int step, int finished)
+{
+    ((struct planner *)user)->stage = stage;
+}
+
+static void on_op(struct run *r, enum op_id op, const struct op_cost *cost, double seconds)
+{
+    struct planner *p = r->hook_user;
+    struct plan *plan = p->plan;
+    struct plan_stage *stage = &plan->stage[p->stage];
+    stage->flops += cost->flops;
+    stage->bytes += cost->bytes;
+    stage->ops++;
+    for (int i = 0; i < plan->n_ops; i++) {
+        struct plan_op *o = &plan->ops[i];
+        if (o->stage == p->stage && o->op == op && !strcmp(o->cost.shape, cost->shape)) {
+            o->count++;
+            return;
+        }
+    }
+    if (plan->n_ops == p->capacity) {
+        int capacity = p->capacity ? 2 * p->capacity : 64;
+        struct plan_op *ops = realloc(plan->ops, (size_t)capacity * sizeof *ops);
+        if (!ops) {
+            fail(&r->err, KLEIN_E_NO_MEMORY, "no memory for a plan of %d ops", capacity);
+            return;
+        }
+        plan->ops = ops;
+        p->capacity = capacity;
+    }
+    plan->ops[plan->n_ops++] = (struct plan_op){p->stage, op, *cost, 1};
+}
+
+/* Runs the job of `s` on the null device over `m`. */
+static enum klein_status plan_run(const struct model *m, enum dtype act, const struct settled *s,
+                                  struct plan *out, struct klein_error *err)
+{
+    struct device *null;
+    TRY(device_open("null", &(struct device_options){0}, &null, err));
+    struct planner planner = {.plan = out};
+    struct arena arena;
+    arena_measure(&arena);
+    struct run r = {.dev = null, .arena = &arena, .act = act, .hook_user = &planner, .observe = on_op};
+    struct job job = settled_job(s);
+    job.event = on_event;
+    job.event_user = &planner;
+    pipeline_run(&r, m, &job);
+    device_close(null);
+    out->arena_bytes = arena.peak;
+    if (!run_ok(&r)) return fail(err, r.err.status, "%s", r.err.message);
+    return KLEIN_OK;
+}
+
+static enum klein_status plan_model(const struct model_config *config, enum dtype act,
+                                    const struct settled *s, struct plan *out, struct klein_error *err)
+{
+    struct checkpoint *shapes = NULL;
+    struct model *m = malloc(sizeof *m);
+    enum klein_status status =
+        m ? checkpoint_shapes(config, &shapes, err) : fail(err, KLEIN_E_NO_MEMORY, "no memory for a plan");
+    if (status == KLEIN_OK) status = model_bind(m, shapes, err);
+    if (status == KLEIN_OK) status = plan_run(m, act, s, out, err);
+    checkpoint_close(shapes);
+    free(m);
+    return status;
+}
+
+enum klein_status plan_make(const struct model_config *config, enum dtype act,
+                            const struct klein_request *request, struct plan *out, struct klein_error *err)
+{
+    *out = (struct plan){0};
+    struct settled s;
+    TRY(settle(config, request, &s, err));
+    enum klein_status status = plan_model(config, act, &s, out, err);
+    out->width = s.width;
+    out->height = s.height;
+    out->steps = s.steps;
+    settled_free(&s);
+    if (status != KLEIN_OK) plan_free(out);
+    return status;
+}
+
+void plan_free(struct plan *p)
+{
+    free(p->ops);
+    *p = (struct plan){0};
+}

@@ -1,0 +1,81 @@
+#include "run.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <time.h>
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int run_may_continue(struct run *r)
+{
+    if (!run_ok(r)) return 0;
+    if (r->poll && r->poll(r)) {
+        fail(&r->err, KLEIN_E_CANCELLED, "cancelled");
+        return 0;
+    }
+    return 1;
+}
+
+static void run_op_done(struct run *r, enum op_id op, const struct op_cost *cost, double begin,
+                        const struct klein_error *e)
+{
+    if (e->status != KLEIN_OK)
+        fail(&r->err, e->status, "%s %s on %s: %s", op_name(op), cost->shape, r->dev->name, e->message);
+    r->flops += cost->flops;
+    if (r->observe) r->observe(r, op, cost, now() - begin);
+}
+
+#define X(op, args)                                                                                          \
+    void run_##op(struct run *r, const struct args *a)                                                       \
+    {                                                                                                        \
+        if (!run_may_continue(r)) return;                                                                    \
+        struct op_cost cost;                                                                                 \
+        if (ops_check_##op(a, &cost, &r->err) != KLEIN_OK) return;                                           \
+        struct klein_error e = {0};                                                                          \
+        double begin = r->observe ? now() : 0;                                                               \
+        r->dev->ops->op(r->dev, a, &e);                                                                      \
+        run_op_done(r, OP_##op, &cost, begin, &e);                                                           \
+    }
+KLEIN_OPS(X)
+#undef X
+
+struct tensor run_tensor(struct run *r, enum dtype dtype, int rows, int cols)
+{
+    size_t bytes = (size_t)rows * (size_t)cols * dtype_size(dtype);
+    void *p = run_ok(r) ? arena_take(r->arena, r->end, bytes) : NULL;
+    if (!p)
+        fail(&r->err, KLEIN_E_INTERNAL, "arena of %zu bytes is too small for %dx%d %s", r->arena->size, rows,
+             cols, dtype_name(dtype));
+    return tensor_of(p, dtype, rows, cols);
+}
+
+struct tensor run_upload(struct run *r, enum dtype dtype, int rows, int cols, const void *host)
+{
+    struct tensor t = run_tensor(r, dtype, rows, cols);
+    if (run_ok(r) && r->dev->computes)
+        r->dev->upload(r->dev, t.ptr, host, (size_t)rows * (size_t)cols * dtype_size(dtype), &r->err);
+    return t;
+}
+
+void run_download(struct run *r, void *host, struct tensor t)
+{
+    CHECK(t.ld == t.cols);
+    if (run_ok(r) && r->dev->computes)
+        r->dev->download(r->dev, host, t.ptr, (size_t)t.rows * (size_t)t.cols * dtype_size(t.dtype), &r->err);
+}
+
+void run_tap(struct run *r, struct tensor t, const char *format, ...)
+{
+    if (!r->tap || !run_ok(r)) return;
+    char name[64];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(name, sizeof name, format, ap);
+    va_end(ap);
+    r->tap(r, name, t);
+}

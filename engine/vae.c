@@ -1,0 +1,333 @@
+#include "vae.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#define GROUP_NORM_EPS 1e-6f
+
+/* --- weights ------------------------------------------------------------------------------------------- */
+
+/* Binding state: names are "<prefix><name>.weight". */
+struct binder {
+    struct checkpoint *c;
+    struct klein_error *err;
+    char prefix[96];
+};
+
+static struct tensor get(struct binder *b, int ndim, const int64_t *shape, const char *name)
+{
+    struct tensor t = {0};
+    char full[192];
+    snprintf(full, sizeof full, "%s%s", b->prefix, name);
+    checkpoint_tensor(b->c, PART_VAE, full, ndim, shape, &t, b->err); /* sticky in err */
+    return t;
+}
+
+static struct tensor get_vector(struct binder *b, int n, const char *name)
+{
+    return get(b, 1, (int64_t[]){n}, name);
+}
+
+#define NAME(name, suffix) (snprintf(full, sizeof full, "%s%s", name, suffix), full)
+
+static struct vae_norm get_norm(struct binder *b, int c, const char *name)
+{
+    char full[128];
+    return (struct vae_norm){get_vector(b, c, NAME(name, ".weight")), get_vector(b, c, NAME(name, ".bias"))};
+}
+
+static struct vae_conv get_conv(struct binder *b, int from, int to, int ksize, const char *name)
+{
+    char full[128];
+    struct vae_conv k = {.ksize = ksize};
+    k.w = get(b, 4, (int64_t[]){to, from, ksize, ksize}, NAME(name, ".weight"));
+    k.bias = get_vector(b, to, NAME(name, ".bias"));
+    return k;
+}
+
+__attribute__((format(printf, 4, 5))) static struct vae_block get_block(struct binder *b, int from, int to,
+                                                                        const char *format, ...)
+{
+    char outer[sizeof b->prefix], inner[64];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(inner, sizeof inner, format, ap);
+    va_end(ap);
+    snprintf(outer, sizeof outer, "%s", b->prefix);
+    snprintf(b->prefix, sizeof b->prefix, "%.30s%.60s.", outer, inner);
+    struct vae_block k = {.norm1 = get_norm(b, from, "norm1"),
+                          .norm2 = get_norm(b, to, "norm2"),
+                          .conv1 = get_conv(b, from, to, 3, "conv1"),
+                          .conv2 = get_conv(b, to, to, 3, "conv2")};
+    if (from != to) k.shortcut = get_conv(b, from, to, 1, "conv_shortcut");
+    snprintf(b->prefix, sizeof b->prefix, "%s", outer);
+    return k;
+}
+
+/* `channels` of the levels in the order they run. */
+static void bind_half(struct binder *b, struct vae_half *half, const int *channels, int blocks, int ends[2],
+                      int decoder)
+{
+    static const char *const attention_names[4] = {"to_q", "to_k", "to_v", "to_out.0"};
+    const char *direction = decoder ? "up" : "down";
+    int mid = decoder ? channels[0] : channels[VAE_LEVELS - 1];
+    char name[96], full[128];
+
+    snprintf(b->prefix, sizeof b->prefix, "%s", decoder ? "decoder." : "encoder.");
+    half->blocks = blocks;
+    half->conv_in = get_conv(b, ends[0], channels[0], 3, "conv_in");
+    for (int l = 0, c = channels[0]; l < VAE_LEVELS; c = channels[l++]) {
+        for (int i = 0; i < blocks; i++)
+            half->level[l][i] =
+                get_block(b, i ? channels[l] : c, channels[l], "%s_blocks.%d.resnets.%d", direction, l, i);
+        snprintf(name, sizeof name, "%s_blocks.%d.%ssamplers.0.conv", direction, l, direction);
+        if (l < VAE_LEVELS - 1) half->resample[l] = get_conv(b, channels[l], channels[l], 3, name);
+    }
+    for (int i = 0; i < 2; i++) half->mid[i] = get_block(b, mid, mid, "mid_block.resnets.%d", i);
+    half->attention.norm = get_norm(b, mid, "mid_block.attentions.0.group_norm");
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "mid_block.attentions.0.%s", attention_names[i]);
+        half->attention.w[i] = get(b, 2, (int64_t[]){mid, mid}, NAME(name, ".weight"));
+        half->attention.bias[i] = get_vector(b, mid, NAME(name, ".bias"));
+    }
+    half->norm_out = get_norm(b, channels[VAE_LEVELS - 1], "conv_norm_out");
+    half->conv_out = get_conv(b, channels[VAE_LEVELS - 1], ends[1], 3, "conv_out");
+}
+
+enum klein_status vae_bind(struct vae *v, struct checkpoint *c, struct klein_error *err)
+{
+    const struct vae_config *cfg = v->cfg = &checkpoint_config(c)->vae;
+    struct binder b = {.c = c, .err = err};
+    int latent = cfg->latent_channels, reversed[VAE_LEVELS];
+    CHECK(cfg->layers_per_block + 1 <= VAE_MAX_BLOCKS);
+    for (int l = 0; l < VAE_LEVELS; l++) reversed[l] = cfg->decoder_channels[VAE_LEVELS - 1 - l];
+    bind_half(&b, &v->encoder, cfg->encoder_channels, cfg->layers_per_block, (int[]){3, 2 * latent}, 0);
+    bind_half(&b, &v->decoder, reversed, cfg->layers_per_block + 1, (int[]){latent, 3}, 1);
+    b.prefix[0] = 0;
+    if (cfg->quant_conv) v->quant_conv = get_conv(&b, 2 * latent, 2 * latent, 1, "quant_conv");
+    if (cfg->post_quant_conv) v->post_quant_conv = get_conv(&b, latent, latent, 1, "post_quant_conv");
+    v->bn_mean = get_vector(&b, 4 * latent, "bn.running_mean");
+    v->bn_var = get_vector(&b, 4 * latent, "bn.running_var");
+    return err->status;
+}
+
+/* --- the walk ------------------------------------------------------------------------------------------- */
+
+/* The image being transformed. At full resolution one such tensor is half a gigabyte, so memory is what
+ * matters: x is the only thing above base[end] at arena end `end`; a new x is made at the other end and the
+ * old one released. Peak: an x, the next one and one intermediate. */
+struct walk {
+    struct run *r;
+    struct tensor x;
+    int h, w, groups;
+    size_t base[2];
+};
+
+static struct tensor opposite(struct walk *k, int rows, int cols)
+{
+    k->r->end = !k->r->end;
+    struct tensor t = run_tensor(k->r, k->r->act, rows, cols);
+    k->r->end = !k->r->end;
+    return t;
+}
+
+static void release_opposite(struct walk *k)
+{
+    arena_release(k->r->arena, !k->r->end, k->base[!k->r->end]);
+}
+
+/* y, taken at the opposite end, becomes the image. */
+static void walk_to(struct walk *k, struct tensor y, int h, int w)
+{
+    arena_release(k->r->arena, k->r->end, k->base[k->r->end]);
+    k->r->end = !k->r->end;
+    k->x = y;
+    k->h = h;
+    k->w = w;
+}
+
+static struct group_norm normalise(struct walk *k, struct tensor x, const struct vae_norm *n)
+{
+    struct group_norm norm = {.gamma = n->gamma, .beta = n->beta};
+    k->r->end = !k->r->end;
+    norm.stats = run_tensor(k->r, DT_F32, k->groups, 2);
+    k->r->end = !k->r->end;
+    run_gn_stats(k->r, &(struct gn_stats_args){.stats = norm.stats, .x = x, .eps = GROUP_NORM_EPS});
+    return norm;
+}
+
+enum resample { SAME, DOWN, UP };
+
+static void walk_conv(struct walk *k, const struct vae_conv *c, const struct vae_norm *n, enum resample how)
+{
+    int h = how == DOWN ? k->h / 2
+            : how == UP ? k->h * 2
+                        : k->h,
+        w = how == DOWN ? k->w / 2
+            : how == UP ? k->w * 2
+                        : k->w;
+    struct tensor y = opposite(k, h * w, c->w.rows);
+    struct conv_args a = {.y = y,
+                          .x = k->x,
+                          .w = c->w,
+                          .bias = c->bias,
+                          .h = k->h,
+                          .w_px = k->w,
+                          .ksize = c->ksize,
+                          .stride = how == DOWN ? 2 : 1,
+                          .upsample = how == UP};
+    size_t after_y = arena_mark(k->r->arena, !k->r->end);
+    if (n) a.norm = normalise(k, k->x, n);
+    run_conv(k->r, &a);
+    arena_release(k->r->arena, !k->r->end, after_y);
+    walk_to(k, y, h, w);
+}
+
+/* x + conv2(silu(norm2(conv1(silu(norm1(x)))))), in place unless the number of channels changes. */
+static void walk_block(struct walk *k, const struct vae_block *b)
+{
+    int rows = k->h * k->w;
+    struct tensor x = k->x, y = x;
+    if (b->shortcut.w.ptr) {
+        y = opposite(k, rows, b->conv2.w.rows);
+        run_conv(k->r, &(struct conv_args){.y = y,
+                                           .x = x,
+                                           .w = b->shortcut.w,
+                                           .bias = b->shortcut.bias,
+                                           .h = k->h,
+                                           .w_px = k->w,
+                                           .ksize = 1,
+                                           .stride = 1});
+    }
+    size_t after_y = arena_mark(k->r->arena, !k->r->end);
+    struct tensor t = opposite(k, rows, b->conv1.w.rows);
+    run_conv(k->r, &(struct conv_args){.y = t,
+                                       .x = x,
+                                       .w = b->conv1.w,
+                                       .bias = b->conv1.bias,
+                                       .h = k->h,
+                                       .w_px = k->w,
+                                       .ksize = 3,
+                                       .stride = 1,
+                                       .norm = normalise(k, x, &b->norm1)});
+    run_conv(k->r, &(struct conv_args){.y = y,
+                                       .x = t,
+                                       .w = b->conv2.w,
+                                       .bias = b->conv2.bias,
+                                       .h = k->h,
+                                       .w_px = k->w,
+                                       .ksize = 3,
+                                       .stride = 1,
+                                       .residual = y,
+                                       .norm = normalise(k, t, &b->norm2)});
+    arena_release(k->r->arena, !k->r->end, after_y);
+    if (b->shortcut.w.ptr) walk_to(k, y, k->h, k->w);
+}
+
+/* x + out(attention(norm(x))): one head as wide as the image has channels, over all pixels. */
+static void walk_attention(struct walk *k, const struct vae_attention *a)
+{
+    int rows = k->h * k->w, c = k->x.cols;
+    struct tensor y = opposite(k, rows, c), o = opposite(k, rows, c), qkv[3];
+    run_gn_apply(k->r, &(struct gn_apply_args){.y = y, .x = k->x, .norm = normalise(k, k->x, &a->norm)});
+    for (int i = 0; i < 3; i++) {
+        qkv[i] = opposite(k, rows, c);
+        run_linear(k->r, &(struct linear_args){
+                             .y = qkv[i], .x = y, .group[0] = {.w = weight_of(a->w[i]), .bias = a->bias[i]}});
+    }
+    run_attention(k->r, &(struct attention_args){.o = o,
+                                                 .q = qkv[0],
+                                                 .k = qkv[1],
+                                                 .v = qkv[2],
+                                                 .heads = 1,
+                                                 .kv_heads = 1,
+                                                 .head_dim = c,
+                                                 .scale = 1 / sqrtf((float)c)});
+    run_linear(k->r, &(struct linear_args){.y = k->x,
+                                           .x = o,
+                                           .residual = k->x,
+                                           .epilogue = LINEAR_RESIDUAL,
+                                           .group[0] = {.w = weight_of(a->w[3]), .bias = a->bias[3]}});
+    release_opposite(k);
+}
+
+static void walk_mid(struct walk *k, const struct vae_half *half)
+{
+    walk_block(k, &half->mid[0]);
+    walk_attention(k, &half->attention);
+    walk_block(k, &half->mid[1]);
+}
+
+static void walk_levels(struct walk *k, const struct vae_half *half, enum resample how)
+{
+    for (int l = 0; l < VAE_LEVELS; l++) {
+        for (int i = 0; i < half->blocks; i++) walk_block(k, &half->level[l][i]);
+        if (half->resample[l].w.ptr) walk_conv(k, &half->resample[l], NULL, how);
+    }
+}
+
+static struct walk walk_begin(struct run *r, const struct vae *v, int h, int w, int channels)
+{
+    struct walk k = {.r = r, .h = h, .w = w, .groups = v->cfg->norm_groups};
+    for (int end = 0; end < 2; end++) k.base[end] = arena_mark(r->arena, end);
+    k.x = run_tensor(r, r->act, h * w, channels);
+    return k;
+}
+
+static void walk_end(struct walk *k, int end)
+{
+    for (int i = 0; i < 2; i++) arena_release(k->r->arena, i, k->base[i]);
+    k->r->end = end;
+}
+
+void vae_encode(struct run *r, const struct vae *v, struct tensor tokens, struct tensor rgb, int h, int w)
+{
+    const struct vae_half *e = &v->encoder;
+    int end = r->end;
+    struct walk k = walk_begin(r, v, h, w, 3);
+    run_from_u8(r, &(struct from_u8_args){.y = k.x, .x = rgb});
+    walk_conv(&k, &e->conv_in, NULL, SAME);
+    walk_levels(&k, e, DOWN);
+    walk_mid(&k, e);
+    walk_conv(&k, &e->conv_out, &e->norm_out, SAME);
+    if (v->quant_conv.w.ptr) walk_conv(&k, &v->quant_conv, NULL, SAME);
+    struct tensor mean =
+        tensor_cols(k.x, 0, v->cfg->latent_channels); /* the mode; the log variances are not needed */
+    run_patchify(r, &(struct patch_args){.y = tokens,
+                                         .x = mean,
+                                         .mean = v->bn_mean,
+                                         .var = v->bn_var,
+                                         .h = k.h,
+                                         .w = k.w,
+                                         .eps = v->cfg->bn_eps});
+    walk_end(&k, end);
+}
+
+void vae_decode(struct run *r, const struct vae *v, struct tensor image, struct tensor tokens, int h, int w)
+{
+    const struct vae_half *d = &v->decoder;
+    int end = r->end;
+    struct walk k = walk_begin(r, v, h / 8, w / 8, v->cfg->latent_channels);
+    run_unpatchify(r, &(struct patch_args){.y = k.x,
+                                           .x = tokens,
+                                           .mean = v->bn_mean,
+                                           .var = v->bn_var,
+                                           .h = k.h,
+                                           .w = k.w,
+                                           .eps = v->cfg->bn_eps});
+    if (v->post_quant_conv.w.ptr) walk_conv(&k, &v->post_quant_conv, NULL, SAME);
+    walk_conv(&k, &d->conv_in, NULL, SAME);
+    walk_mid(&k, d);
+    walk_levels(&k, d, UP);
+    run_conv(r, &(struct conv_args){.y = image,
+                                    .x = k.x,
+                                    .w = d->conv_out.w,
+                                    .bias = d->conv_out.bias,
+                                    .h = h,
+                                    .w_px = w,
+                                    .ksize = 3,
+                                    .stride = 1,
+                                    .norm = normalise(&k, k.x, &d->norm_out)});
+    walk_end(&k, end);
+}
