@@ -74,10 +74,12 @@ enum klein_status js_parse(const char *text, size_t n, int depth, const char *na
     *out = NULL;
     if (deeper_than(text, n, depth))
         return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: JSON nested deeper than %d levels", name, depth);
-    json_error_t e;
+    json_error_t e = {0};
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
     if (!root) {
-        if (json_error_code(&e) == json_error_out_of_memory)
+        enum json_error_code code = json_error_code(&e);
+        if (code == json_error_unknown ||
+            code == json_error_out_of_memory) /* unknown: jansson's own malloc failed */
             return fail(err, KLEIN_E_NO_MEMORY, "%s: no memory for its JSON", name);
         return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: not valid JSON: line %d: %.120s", name, e.line, e.text);
     }
