@@ -8,6 +8,8 @@
 #include <criterion/criterion.h>
 
 #define GOLDEN(name) (KLEIN_SOURCE_DIR "/tests/golden/" name)
+/* A golden model's folder, with its weights: "tiny" or "small-decoder" (tests/golden/README.md). */
+#define GOLDEN_MODEL(name) (KLEIN_BINARY_DIR "/golden/" name)
 
 /* A call that must succeed; prints the message otherwise. Declares nothing: `struct klein_error err` must be in scope. */
 #define OK(call)                                                                                             \

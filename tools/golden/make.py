@@ -1,0 +1,54 @@
+"""Makes everything in tests/golden again:  python tools/golden/make.py tests/golden
+
+Seeded and single-threaded: the same bytes on every run on one kind of machine (other vector units round the last bits differently).
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+
+import dit
+import encoder
+import models
+import sigmas
+import vae
+
+
+def copy_without_weights(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder to write to; tests/golden in the repository")
+    out = parser.parse_args().out
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        tiny, small_decoder = Path(temporary) / "tiny", Path(temporary) / "small-decoder"
+        models.make_tiny(tiny)
+        models.make_small_decoder(small_decoder)
+        for folder in (tiny, small_decoder):
+            copy_without_weights(folder, out / "models" / folder.name)
+
+        pipe = models.load(tiny)
+        embeds = encoder.make(pipe, out)
+        dit.make(pipe, out, embeds["short"])
+        vae.make(pipe, out)
+        vae.make_small_decoder(models.load_vae(small_decoder), out)
+        sigmas.make(pipe.scheduler, out)
+
+
+if __name__ == "__main__":
+    main()
