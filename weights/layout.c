@@ -43,7 +43,7 @@ static const struct rule transformer_rules[] = {
     {"single_blocks.#.linear2.weight", {"single_transformer_blocks.#.attn.to_out.weight"}},
     {"single_blocks.#.norm.query_norm.scale", {"single_transformer_blocks.#.attn.norm_q.weight"}},
     {"single_blocks.#.norm.key_norm.scale", {"single_transformer_blocks.#.attn.norm_k.weight"}},
-    {NULL},
+    {NULL, {NULL}},
 };
 
 static const struct rule vae_rules[] = {
@@ -63,7 +63,7 @@ static const struct rule vae_rules[] = {
     {"decoder.up.#.block.#.nin_shortcut.*", {"decoder.up_blocks.~.resnets.#.conv_shortcut.*"}},
     {"decoder.up.#.block.#.*", {"decoder.up_blocks.~.resnets.#.*"}},
     {"decoder.up.#.upsample.*", {"decoder.up_blocks.~.upsamplers.0.*"}},
-    {NULL},
+    {NULL, {NULL}},
 };
 
 static const char *const transformer_prefixes[] = {"model.diffusion_model.", "diffusion_model.", NULL};
