@@ -1,0 +1,246 @@
+#include "parts.h"
+#include "layout.h"
+#include "random.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* Addresses of tensors that have no memory: not canonical on x86-64, so that using one faults at once. */
+#define FAKE_ADDRESS 0x0200000000000000u
+#define FAKE_ALIGN   256
+
+const char *checkpoint_part_name(enum checkpoint_part part)
+{
+    static const char *const names[PART_COUNT] = {"transformer", "text_encoder", "vae"};
+    return (unsigned)part < PART_COUNT ? names[part] : "?";
+}
+
+enum klein_status checkpoint_new(const struct model_config *config, struct checkpoint **out,
+                                 struct klein_error *err)
+{
+    *out = calloc(1, sizeof **out);
+    if (!*out) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a checkpoint");
+    for (int p = 0; p < PART_COUNT; p++) (*out)->part[p].which = (enum checkpoint_part)p;
+    (*out)->config = *config;
+    return KLEIN_OK;
+}
+
+enum klein_status checkpoint_shapes(const struct model_config *config, struct checkpoint **out,
+                                    struct klein_error *err)
+{
+    TRY(checkpoint_new(config, out, err));
+    (*out)->kind = SHAPES_ONLY;
+    (*out)->dtype = DT_BF16;
+    (*out)->next_address = FAKE_ADDRESS;
+    return KLEIN_OK;
+}
+
+enum klein_status checkpoint_random(const struct model_config *config, enum dtype dtype, uint64_t seed,
+                                    struct checkpoint **out, struct klein_error *err)
+{
+    CHECK(dtype == DT_BF16 || dtype == DT_F32);
+    TRY(checkpoint_new(config, out, err));
+    (*out)->kind = RANDOM;
+    (*out)->dtype = dtype;
+    (*out)->seed = seed;
+    return KLEIN_OK;
+}
+
+void checkpoint_close(struct checkpoint *c)
+{
+    if (!c) return;
+    for (int i = 0; i < c->n_asked; i++) {
+        if (c->asked[i].memory) munmap(c->asked[i].memory, c->asked[i].bytes);
+        free((char *)c->asked[i].entry.name);
+    }
+    for (int p = 0; p < PART_COUNT; p++) part_close(&c->part[p]);
+    free(c->asked);
+    free(c->tokenizer_dir);
+    free(c);
+}
+
+const struct model_config *checkpoint_config(const struct checkpoint *c)
+{
+    return &c->config;
+}
+
+const char *checkpoint_tokenizer_dir(const struct checkpoint *c)
+{
+    return c->tokenizer_dir;
+}
+
+const char *checkpoint_license(const struct checkpoint *c)
+{
+    return config_license(&c->config);
+}
+
+/* --- one tensor ------------------------------------------------------------------------------------------
+ */
+
+/* NULL after a failure. */
+static struct asked *append_asked(struct checkpoint *c, enum checkpoint_part part, const char *name, int ndim,
+                                  const int64_t *shape, struct klein_error *err)
+{
+    if (c->n_asked == c->asked_capacity) {
+        int capacity = c->asked_capacity ? 2 * c->asked_capacity : 256;
+        struct asked *more = realloc(c->asked, (size_t)capacity * sizeof *more);
+        if (more) {
+            c->asked = more;
+            c->asked_capacity = capacity;
+        }
+    }
+    char *copy = c->n_asked < c->asked_capacity ? strdup(name) : NULL;
+    if (!copy) {
+        fail(err, KLEIN_E_NO_MEMORY, "no memory for the list of tensors");
+        return NULL;
+    }
+    struct asked *a = &c->asked[c->n_asked++];
+    *a = (struct asked){.entry = {.part = part, .name = copy, .ndim = ndim}};
+    memcpy(a->entry.shape, shape, (size_t)ndim * sizeof *shape);
+    return a;
+}
+
+static const char *shape_text(char out[96], int ndim, const int64_t *shape, int64_t rows)
+{
+    int n = snprintf(out, 96, "[");
+    for (int i = 0; i < ndim && n < 96; i++)
+        n += snprintf(out + n, (size_t)(96 - n), "%s%lld", i ? ", " : "", (long long)(i ? shape[i] : rows));
+    if (n < 96) snprintf(out + n, (size_t)(96 - n), "]");
+    return out;
+}
+
+/* Trailing ones do not count: a 1x1 convolution is a matrix. */
+static int same_shape(const struct source *s, int ndim, const int64_t *shape)
+{
+    for (int d = 0; d < ndim || d < s->tensor->ndim; d++)
+        if ((d < ndim ? shape[d] : 1) != (d < s->tensor->ndim ? source_dim(s, d) : 1)) return 0;
+    return 1;
+}
+
+static enum klein_status take_from_file(struct checkpoint *c, enum checkpoint_part part, const char *name,
+                                        int ndim, const int64_t *shape, const void **data, enum dtype *dtype,
+                                        struct klein_error *err)
+{
+    const struct part *p = &c->part[part];
+    struct source *s = part_find(p, name);
+    char wanted[96], found[96], alias[LAYOUT_NAME_MAX + 16] = "";
+    shape_text(wanted, ndim, shape, shape[0]);
+    if (!s)
+        return fail(err, KLEIN_E_MODEL_CORRUPT,
+                    "%s: tensor %s %s is missing; the files are incomplete or of another model", p->path,
+                    name, wanted);
+    CHECK(!s->used); /* the model asks for a tensor once */
+    s->used = 1;
+    const struct st_tensor *t = s->tensor;
+    const char *file = st_path(s->file);
+    if (strcmp(t->name, name)) snprintf(alias, sizeof alias, " (for %s)", name);
+    if (t->dtype != DT_F32 && t->dtype != DT_BF16 && t->dtype != DT_F16)
+        return fail(
+            err, KLEIN_E_UNSUPPORTED,
+            "%s: tensor %.120s%s is %s; quantised checkpoints are not supported yet, use the BF16 one", file,
+            t->name, alias, t->dtype_text);
+    if (!same_shape(s, ndim, shape))
+        return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: tensor %.120s%s is %s%s, %s is expected", file, t->name,
+                    alias, shape_text(found, t->ndim, t->shape, t->ndim ? source_dim(s, 0) : 1),
+                    s->pieces > 1 ? " per piece" : "", wanted);
+    if ((uintptr_t)t->data % dtype_size(t->dtype))
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "%s: tensor %.120s does not begin at a multiple of its element size; load and save the "
+                    "file again with a recent "
+                    "safetensors",
+                    file, t->name);
+    *data = (const char *)t->data + t->bytes / (size_t)s->pieces * (size_t)s->piece;
+    *dtype = t->dtype;
+    return KLEIN_OK;
+}
+
+static enum klein_status make_random(struct checkpoint *c, struct asked *a, size_t elements,
+                                     struct klein_error *err)
+{
+    size_t bytes = elements * dtype_size(c->dtype);
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return fail(err, KLEIN_E_NO_MEMORY, "no memory for %s (%zu bytes)", a->entry.name, bytes);
+    madvise(memory, bytes, MADV_HUGEPAGE); /* best effort */
+    a->memory = memory;
+    a->bytes = bytes;
+    random_values(memory, c->dtype, 0, elements, c->seed, a->entry.part, a->entry.name, a->entry.ndim,
+                  a->entry.shape);
+    return KLEIN_OK;
+}
+
+enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part part, const char *name,
+                                    int ndim, const int64_t *shape, struct tensor *out,
+                                    struct klein_error *err)
+{
+    if (err->status) return err->status;
+    size_t elements = 1;
+    CHECK(ndim >= 1 && ndim <= 4);
+    for (int d = 0; d < ndim; d++) {
+        CHECK(shape[d] >= 1);
+        if (__builtin_mul_overflow(elements, (size_t)shape[d], &elements) || elements > SIZE_MAX / 8)
+            return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: tensor %s would have an absurd size",
+                        c->part[part].path, name);
+    }
+    size_t rows = ndim == 1 ? 1 : (size_t)shape[0], cols = elements / rows;
+    if (rows > INT_MAX || cols > INT_MAX)
+        return fail(err, KLEIN_E_UNSUPPORTED, "tensor %s: %zu x %zu is too large for this build", name, rows,
+                    cols);
+
+    const void *data;
+    enum dtype dtype = c->dtype;
+    struct asked *a = append_asked(c, part, name, ndim, shape, err);
+    if (!a) return err->status;
+    if (c->kind == FROM_FILES) {
+        TRY(take_from_file(c, part, name, ndim, shape, &data, &dtype, err));
+    } else {
+        for (int i = 0; i < c->n_asked - 1; i++)
+            CHECK(c->asked[i].entry.part != part || strcmp(c->asked[i].entry.name, name));
+        if (c->kind == RANDOM) TRY(make_random(c, a, elements, err));
+        data = c->kind == RANDOM ? a->memory : (void *)c->next_address;
+        c->next_address += (elements * dtype_size(dtype) + FAKE_ALIGN - 1) / FAKE_ALIGN * FAKE_ALIGN;
+    }
+    a->entry.dtype = dtype;
+    *out =
+        tensor_of((void *)data, dtype, (int)rows, (int)cols); /* what is mapped read-only is never written */
+    return KLEIN_OK;
+}
+
+/* --- all of them -----------------------------------------------------------------------------------------
+ */
+
+enum klein_status checkpoint_all_used(struct checkpoint *c, enum checkpoint_part part,
+                                      struct klein_error *err)
+{
+    if (err->status) return err->status;
+    const struct part *p = &c->part[part];
+    const struct text_config *t = &c->config.text;
+    char names[3 * 130] = "";
+    int left = 0;
+    for (int i = 0; i < p->sources; i++) {
+        const struct source *s = &p->source[i];
+        if (s->used || layout_ignored(part, s->name, t->outputs[t->n_outputs - 1])) continue;
+        if (left++ < 3)
+            snprintf(names + strlen(names), sizeof names - strlen(names), " %.120s", s->tensor->name);
+    }
+    if (left)
+        return fail(err, KLEIN_E_MODEL_CORRUPT,
+                    "%s: %d tensors that this model does not have:%s%s; is it another model, or an adapter?",
+                    p->path, left, names, left > 3 ? " ..." : "");
+    return KLEIN_OK;
+}
+
+void checkpoint_drop_pages(struct checkpoint *c, enum checkpoint_part part)
+{
+    for (int i = 0; i < c->part[part].files; i++) st_drop_pages(c->part[part].file[i]);
+}
+
+int checkpoint_entries(const struct checkpoint *c, int i, struct checkpoint_entry *out)
+{
+    if (i < 0 || i >= c->n_asked) return 0;
+    *out = c->asked[i].entry;
+    return 1;
+}
