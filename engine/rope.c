@@ -8,7 +8,7 @@ static struct rope rope_upload(struct run *r, const double *angles, int n, int h
 {
     struct rope rope = {{0}, {0}};
     size_t count = (size_t)n * (size_t)half;
-    float *table = malloc(count * sizeof *table);
+    float *table = calloc(count, sizeof *table);
     if (!table) {
         fail(&r->err, KLEIN_E_NO_MEMORY, "no memory for RoPE tables of %d tokens", n);
         return rope;

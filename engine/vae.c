@@ -18,7 +18,7 @@ struct binder {
 static struct tensor get(struct binder *b, int ndim, const int64_t *shape, const char *name)
 {
     struct tensor t = {0};
-    char full[192];
+    char full[256];
     snprintf(full, sizeof full, "%s%s", b->prefix, name);
     checkpoint_tensor(b->c, PART_VAE, full, ndim, shape, &t, b->err); /* sticky in err */
     return t;

@@ -1,0 +1,258 @@
+/* The three networks, one by one, against tensors of diffusers and transformers (tests/golden/README.md has
+ * their names). In f32 every tensor is within 1e-4 relative L2, on the reference backend and on the fast one.
+ */
+#include "support/fixture.h"
+
+#include "../engine/sampler.h"
+
+#include <criterion/parameterized.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define F32_TOLERANCE 1e-4
+
+struct backend {
+    char name[8];
+};
+
+static struct backend backends[] = {{"ref"}, {"cpu"}};
+
+#define EACH_BACKEND(suite, test)                                                                            \
+    ParameterizedTestParameters(suite, test)                                                                 \
+    {                                                                                                        \
+        return cr_make_param_array(struct backend, backends, sizeof backends / sizeof *backends);            \
+    }                                                                                                        \
+    ParameterizedTest(struct backend *backend, suite, test)
+
+/* --- schedule --- */
+
+static void compare_sigmas(struct st_file *file, const char *in, const char *out, int tokens, int steps)
+{
+    float got[64];
+    struct tensor want = golden(file, out);
+    const float *custom = in ? golden(file, in).ptr : NULL;
+    cr_assert(want.cols == steps + 1);
+    sampler_sigmas(got, tokens, steps, custom);
+    for (int i = 0; i <= steps; i++) {
+        double d = fabs((double)got[i] - tensor_get(want, 0, i));
+        cr_assert(d <= 5e-7, "%s[%d]: %.9g, expected %.9g", out, i, (double)got[i],
+                  (double)tensor_get(want, 0, i));
+    }
+}
+
+Test(models, sigmas)
+{
+    static const int sizes[][2] = {{64, 64},     {256, 256},   {512, 512},   {768, 768},
+                                   {1024, 1024}, {1360, 768},  {1040, 1056}, {1056, 1056},
+                                   {1440, 1440}, {1792, 1792}, {2048, 2048}};
+    static const int steps[] = {1, 2, 4, 8, 20, 50};
+    struct st_file *file = golden_open(GOLDEN("sigmas.safetensors"));
+    char name[64], in[64];
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (size_t n = 0; n < sizeof steps / sizeof *steps; n++) {
+            int tokens = sizes[s][0] / 16 * (sizes[s][1] / 16);
+            snprintf(name, sizeof name, "%dx%d.sigmas.%d", sizes[s][0], sizes[s][1], steps[n]);
+            compare_sigmas(file, NULL, name, tokens, steps[n]);
+            snprintf(name, sizeof name, "%dx%d.mu.%d", sizes[s][0], sizes[s][1], steps[n]);
+            double mu = sampler_mu(tokens, steps[n]), want = tensor_get(golden(file, name), 0, 0);
+            cr_assert(fabs(mu - want) <= 1e-6 * want, "%s: %.9g, expected %.9g", name, mu, want);
+        }
+    static const int custom_sizes[][2] = {{64, 96}, {1024, 1024}, {2048, 2048}};
+    for (const char *c = "abc"; *c; c++)
+        for (int s = 0; s < 3; s++) {
+            snprintf(in, sizeof in, "custom.%c.in", *c);
+            snprintf(name, sizeof name, "custom.%c.%dx%d", *c, custom_sizes[s][0], custom_sizes[s][1]);
+            compare_sigmas(file, in, name, custom_sizes[s][0] / 16 * (custom_sizes[s][1] / 16),
+                           golden(file, in).cols);
+        }
+    st_close(file);
+}
+
+/* --- text encoder --- */
+
+static void encode(struct fixture *f, struct st_file *file, const char *prompt, const char *suffix, int every)
+{
+    char name[64];
+    size_t mark = arena_mark(&f->arena, 0);
+    snprintf(name, sizeof name, "%s.input_ids", prompt);
+    const int32_t *ids = golden(file, name).ptr;
+    snprintf(name, sizeof name, "%s.real", prompt);
+    int real = *(const int32_t *)golden(file, name).ptr;
+    struct tensor ctx =
+        run_tensor(&f->r, f->r.act, f->model->cfg->text_length, f->model->cfg->dit.text_width);
+    qwen3_forward(&f->r, &f->model->text, ctx, ids, real);
+    snprintf(name, sizeof name, "%s.prompt_embeds%s", prompt, suffix);
+    fixture_compare(f, every_row(ctx, every), file, name, F32_TOLERANCE);
+    arena_release(&f->arena, 0, mark);
+}
+
+EACH_BACKEND(models, encoder)
+{
+    struct fixture f;
+    fixture_open(&f, GOLDEN_MODEL("tiny"), backend->name, DT_F32);
+    struct st_file *file = golden_open(GOLDEN("encoder.safetensors"));
+    encode(&f, file, "short", "", 1);
+    encode(&f, file, "empty", "@11", 11);
+    encode(&f, file, "unicode", "@11", 11);
+    encode(&f, file, "long", "@11", 11);
+    st_close(file);
+    fixture_close(&f);
+}
+
+/* --- image model --- */
+
+static struct {
+    struct fixture *f;
+    struct st_file *file;
+    const char *prefix;
+    int every, seen;
+} tapping;
+
+/* Compares step.0.double.J.img with PREFIX.double.J.img (or its every-11th-row form). */
+static void compare_tap(struct run *r, const char *name, struct tensor t)
+{
+    char want[96];
+    cr_assert(!strncmp(name, "step.0.", 7), "%s", name);
+    snprintf(want, sizeof want, tapping.every > 1 ? "%s.%s@%d" : "%s.%s", tapping.prefix, name + 7,
+             tapping.every);
+    fixture_compare(tapping.f, every_row(t, tapping.every), tapping.file, want, F32_TOLERANCE);
+    tapping.seen++;
+}
+
+static void velocity(struct fixture *f, struct st_file *file, const char *prefix, struct tensor text,
+                     const char *x_name, int references, int every)
+{
+    static const int spans[3][2] = {{3, 5}, {2, 7}, {5, 4}};
+    char name[64];
+    size_t mark = arena_mark(&f->arena, 0);
+    struct dit_image images[3];
+    for (int k = 0; k < references; k++) {
+        snprintf(name, sizeof name, "ref.%d", k);
+        images[k] = (struct dit_image){spans[k][0], spans[k][1], fixture_f32(f, golden(file, name))};
+    }
+    float t = tensor_get(golden(file, "t"), 0, 0);
+    struct dit_request q;
+    dit_prepare(&f->r, &f->model->dit, &q, fixture_f32(f, text), (struct dit_image){.rows = 4, .cols = 6},
+                images, references, &t, 1);
+    struct tensor x = fixture_f32(f, golden(file, x_name)), v = run_tensor(&f->r, DT_F32, x.rows, x.cols);
+
+    tapping.f = f;
+    tapping.file = file;
+    tapping.prefix = prefix;
+    tapping.every = every;
+    tapping.seen = 0;
+    f->r.tap = every ? compare_tap : NULL;
+    f->r.tap_blocks = every != 0;
+    dit_forward(&f->r, &f->model->dit, &q, 0, x, v);
+    cr_assert(tapping.seen == (every ? 7 : 0), "%d taps",
+              tapping.seen); /* 2 double blocks x 2 streams, 3 single */
+    snprintf(name, sizeof name, "%s.velocity", prefix);
+    fixture_compare(f, v, file, name, F32_TOLERANCE);
+    arena_release(&f->arena, 0, mark);
+}
+
+EACH_BACKEND(models, dit_blocks)
+{
+    struct fixture f;
+    fixture_open(&f, GOLDEN_MODEL("tiny"), backend->name, DT_F32);
+    struct st_file *file = golden_open(GOLDEN("dit.safetensors"));
+    velocity(&f, file, "small", golden(file, "small.text"), "small.x", 1, 1);
+    st_close(file);
+    fixture_close(&f);
+}
+
+EACH_BACKEND(models, dit_references)
+{
+    struct fixture f;
+    fixture_open(&f, GOLDEN_MODEL("tiny"), backend->name, DT_F32);
+    struct st_file *file = golden_open(GOLDEN("dit.safetensors")),
+                   *encoder = golden_open(GOLDEN("encoder.safetensors"));
+    struct tensor text = golden(encoder, "short.prompt_embeds");
+    velocity(&f, file, "r0", text, "x", 0, 0);
+    velocity(&f, file, "r1", text, "x", 1, 0);
+    velocity(&f, file, "r3", text, "x", 3, 11);
+    st_close(encoder);
+    st_close(file);
+    fixture_close(&f);
+}
+
+Test(models, rope)
+{
+    struct fixture f;
+    fixture_open(&f, GOLDEN_MODEL("tiny"), "ref", DT_F32);
+    struct st_file *file = golden_open(GOLDEN("dit.safetensors"));
+    const struct rope_span spans[] = {{0, 4, 6, 0}, {10, 3, 5, 0}, {20, 2, 7, 0}, {30, 5, 4, 0}};
+    struct rope rope = rope_4d(&f.r, spans, 4, f.model->cfg->dit.rope_axes, f.model->cfg->dit.rope_theta);
+    fixture_compare(&f, rope.cos, file, "r3.rope_cos", 1e-6);
+    fixture_compare(&f, rope.sin, file, "r3.rope_sin", 1e-6);
+    st_close(file);
+    fixture_close(&f);
+}
+
+/* --- VAE --- */
+
+/* [3, h, w] in [-1, 1] to u8 [h * w, 3]. */
+static struct tensor pixels_u8(struct fixture *f, struct tensor planes)
+{
+    static uint8_t rgb[3 * 128 * 128];
+    for (int p = 0; p < planes.cols; p++)
+        for (int c = 0; c < 3; c++) rgb[3 * p + c] = (uint8_t)lrintf((tensor_get(planes, c, p) + 1) * 127.5f);
+    return run_upload(&f->r, DT_U8, planes.cols, 3, rgb);
+}
+
+static struct tensor planes(struct tensor image)
+{
+    static float out[3 * 128 * 128];
+    struct tensor t = tensor_of(out, DT_F32, 3, image.rows);
+    for (int p = 0; p < image.rows; p++)
+        for (int c = 0; c < 3; c++) tensor_set(t, c, p, tensor_get(image, p, c));
+    return t;
+}
+
+static void vae_size(struct fixture *f, struct st_file *file, int w, int h, int encoder)
+{
+    char name[64];
+    size_t mark = arena_mark(&f->arena, 0);
+    if (encoder) {
+        snprintf(name, sizeof name, "%dx%d.pixels", w, h);
+        struct tensor rgb = pixels_u8(f, golden(file, name)),
+                      tokens = run_tensor(&f->r, DT_F32, (w / 16) * (h / 16), 128);
+        vae_encode(&f->r, &f->model->vae, tokens, rgb, h, w);
+        snprintf(name, sizeof name, "%dx%d.ref_latents", w, h);
+        fixture_compare(f, tokens, file, name, F32_TOLERANCE);
+    }
+    snprintf(name, sizeof name, "%dx%d.latents", w, h);
+    struct tensor x = fixture_f32(f, golden(file, name)), image = run_tensor(&f->r, f->r.act, w * h, 3);
+    vae_decode(&f->r, &f->model->vae, image, x, h, w);
+    snprintf(name, sizeof name, "%dx%d.image", w, h);
+    fixture_compare(f, planes(image), file, name, F32_TOLERANCE);
+    arena_release(&f->arena, 0, mark);
+}
+
+EACH_BACKEND(models, vae)
+{
+    struct fixture f;
+    fixture_open(&f, GOLDEN_MODEL("tiny"), backend->name, DT_F32);
+    struct st_file *file = golden_open(GOLDEN("vae.safetensors"));
+    vae_size(&f, file, 64, 48, 1);
+    vae_size(&f, file, 48, 80, 1);
+    st_close(file);
+    fixture_close(&f);
+}
+
+EACH_BACKEND(models, small_decoder)
+{
+    struct klein_error err;
+    struct fixture f;
+    fixture_open(&f, GOLDEN_MODEL("tiny"), backend->name, DT_F32);
+    checkpoint_close(f.checkpoint);
+    OK(checkpoint_open(
+        &(struct checkpoint_paths){.model = GOLDEN_MODEL("tiny"), .vae = GOLDEN_MODEL("small-decoder/vae")},
+        &f.checkpoint, &err));
+    OK(model_bind(f.model, f.checkpoint, &err));
+    struct st_file *file = golden_open(GOLDEN("small_decoder.safetensors"));
+    vae_size(&f, file, 64, 48, 0);
+    st_close(file);
+    fixture_close(&f);
+}
