@@ -16,7 +16,7 @@ enum terminal_picture {
     TERMINAL_BLOCKS, /* Unicode half blocks in 24-bit colour: most others */
 };
 
-/* What standard output can show, judged by the environment alone; TERMINAL_NONE when it is not a terminal or
+/* What standard output can show, judged by the environment alone; TERMINAL_NONE when it is no terminal or
  * that is unclear. */
 enum terminal_picture terminal_detect(void);
 /* The same judgement of any environment; get(name) is getenv's contract. */
@@ -24,8 +24,8 @@ enum terminal_picture terminal_judge(const char *(*get)(const char *name));
 /* "kitty", "iterm", "sixel", "blocks", "none"; "auto" is terminal_detect(). */
 enum terminal_picture terminal_picture_named(const char *name);
 
-/* Writes the image, at most max_columns wide (0: as wide as the terminal; blocks never more than 80), and a
- * newline. TERMINAL_NONE writes nothing. KLEIN_E_NO_MEMORY, or KLEIN_E_OUTPUT if writing fails. */
+/* Writes the image and a newline: at most max_columns wide (0: as wide as the terminal), never more than 80.
+ * TERMINAL_NONE writes nothing. KLEIN_E_NO_MEMORY, or KLEIN_E_OUTPUT if writing fails. */
 enum klein_status terminal_show(FILE *out, const struct klein_image *image, enum terminal_picture how,
                                 int max_columns);
 
@@ -39,18 +39,19 @@ struct progress_bar {
     FILE *out;
     enum progress_style style;
     int columns; /* width of the line; 0: asked of the terminal at every redraw */
-    int plain;   /* no colour and ASCII only (NO_COLOR) */
+    int plain;   /* ASCII without colour: NO_COLOR is set, or the locale is not UTF-8 */
     /* the rest is its own */
     double begun, drawn;    /* seconds, on the caller's clock */
     int visible;            /* a line stands on the screen */
-    int stage, image, step; /* last reported */
+    int stage, image, step; /* last drawn */
 };
 
 /* PROGRESS_BAR if `out` is a terminal that can redraw a line (TERM is set and not "dumb"); otherwise lines if
- * verbose; nothing if quiet. */
+ * verbose; none if quiet. */
 enum progress_style progress_style_for(FILE *out, int verbose, int quiet);
 
-/* Times are seconds on any monotonic clock, passed in. A bar is redrawn at most ten times a second. */
+/* Times are seconds on any monotonic clock, passed in. The bar is redrawn when a step ends, otherwise at most
+ * ten times a second. */
 void progress_begin(struct progress_bar *bar, FILE *out, enum progress_style style, double now);
 void progress_update(struct progress_bar *bar, const struct klein_progress *p, double now);
 void progress_clear(
