@@ -15,6 +15,8 @@ import transformers
 import dit
 import encoder
 import models
+import pipeline
+import refs
 import sigmas
 import vae
 
@@ -48,6 +50,10 @@ def main() -> None:
         vae.make(pipe, out)
         vae.make_small_decoder(models.load_vae(small_decoder), out)
         sigmas.make(pipe.scheduler, out)
+        references = refs.make(out)
+        pipeline.make_fit(pipe, references, out)
+        pipeline.make(pipe, models.load(tiny, is_distilled=False), references, out)
+        pipeline.make_bf16(pipe, models.load(tiny, torch.bfloat16), references, out)
 
 
 if __name__ == "__main__":
