@@ -159,8 +159,7 @@ static enum klein_status make_ids(struct generation *g, int which, const char *p
         g->job.real[which] = length;
         return KLEIN_OK;
     }
-    TRY(tokenizer_prompt(g->k->tokenizer, prompt, length, config->text.pad_token, ids, &g->job.real[which],
-                         &whole, err));
+    TRY(tokenizer_prompt(g->k->tokenizer, prompt, length, ids, &g->job.real[which], &whole, err));
     for (int i = 0; i < length; i++)
         if (ids[i] < 0 || ids[i] >= config->text.vocab)
             return fail(err, KLEIN_E_MODEL_CORRUPT,

@@ -154,7 +154,7 @@ Test(tokenizer, prompts_are_wrapped_cut_and_padded_like_the_reference)
         const char *prompt = json_string_value(json_array_get(entry, 0));
         const int length = (int)json_integer_value(json_array_get(entry, 1));
         memset(ids, -1, sizeof ids);
-        OK(tokenizer_prompt(t, prompt, length, 151643, ids, &real, &whole, &err));
+        OK(tokenizer_prompt(t, prompt, length, ids, &real, &whole, &err));
         cr_assert_eq(real, json_integer_value(json_array_get(entry, 2)));
         cr_assert_eq(whole, json_integer_value(json_array_get(entry, 3)));
         for (int k = 0; k < length; k++)
@@ -164,9 +164,9 @@ Test(tokenizer, prompts_are_wrapped_cut_and_padded_like_the_reference)
     }
     json_decref(list);
 
-    OK(tokenizer_prompt(t, "", 16, 7, ids, &real, &whole, &err));
+    OK(tokenizer_prompt(t, "", 16, ids, &real, &whole, &err));
     cr_assert(real == 12 && whole == 12 && memcmp(ids, empty, sizeof empty) == 0);
-    for (int k = 12; k < 16; k++) cr_assert_eq(ids[k], 7);
+    for (int k = 12; k < 16; k++) cr_assert_eq(ids[k], 151643);
     tokenizer_close(t);
 }
 
@@ -405,7 +405,7 @@ Test(tokenizer, text_must_be_utf8)
         snprintf(expected, sizeof expected, "byte %d ", cases[i].offset);
         FAILS(tokenizer_encode(t, cases[i].text, cases[i].bytes, &ids, &n, &err), KLEIN_E_USAGE, expected);
         cr_assert(!ids && !n);
-        FAILS(tokenizer_prompt(t, cases[i].text, 64, 0, padded, &real, &whole, &err), KLEIN_E_USAGE,
+        FAILS(tokenizer_prompt(t, cases[i].text, 64, padded, &real, &whole, &err), KLEIN_E_USAGE,
               expected);
     }
     OK(tokenizer_encode(t, "a\0b", 3, &ids, &n, &err)); /* NUL is a character */
@@ -636,7 +636,7 @@ Test(tokenizer, failed_allocations_are_errors)
     OK(tokenizer_open(TINY(""), &t, &err));
     EACH_ALLOCATION_FAILS(
         tokenizer_encode(t, "a red balloon <think> e\xcc\x81 and again", 34, &ids, &n, &err), free(ids));
-    EACH_ALLOCATION_FAILS(tokenizer_prompt(t, "a cat", 32, 0, padded, &real, &whole, &err), (void)0);
+    EACH_ALLOCATION_FAILS(tokenizer_prompt(t, "a cat", 32, padded, &real, &whole, &err), (void)0);
     tokenizer_close(t);
 }
 

@@ -40,8 +40,7 @@ void config_defaults(struct model_config *c)
                  .rope_theta = 1e6f,
                  .eps = 1e-6f,
                  .outputs = {9, 18, 27},
-                 .n_outputs = 3,
-                 .pad_token = 151643},
+                 .n_outputs = 3},
         .vae = {.encoder_channels = {128, 256, 512, 512},
                 .decoder_channels = {128, 256, 512, 512},
                 .latent_channels = 32,
@@ -91,8 +90,6 @@ static void fill_tiny(struct model_config *c)
                                    .eps = 1e-6f,
                                    .outputs = {1, 2, 3},
                                    .n_outputs = 3,
-                                   .pad_token =
-                                       256, /* make_random's tokenizer: 256 bytes, then the special tokens */
                                    .tied = 1};
     static const int channels[VAE_LEVELS] = {32, 64, 128, 128};
     memcpy(c->vae.encoder_channels, channels, sizeof channels);
@@ -192,8 +189,7 @@ static enum klein_status check_text(const struct text_config *t, const char *nam
         {"text encoder layers", t->layers, 1, MAX_BLOCKS}, {"text encoder heads", t->heads, 1, 4096},
         {"text encoder KV heads", t->kv_heads, 1, 4096}, {"text encoder head_dim", t->head_dim, 2, 1024},
         {"text encoder MLP width", t->mlp_width, 1, LARGEST}, {"vocabulary", t->vocab, 1, INT_MAX / 2},
-        {"number of text outputs", t->n_outputs, 1, MAX_TEXT_OUTPUTS},
-        {"pad token (\"pad_token\" of klein.json)", t->pad_token, 0, t->vocab - 1}));
+        {"number of text outputs", t->n_outputs, 1, MAX_TEXT_OUTPUTS}));
     if (t->heads % t->kv_heads || t->head_dim % 2)
         return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: %d text encoder heads of %d cannot share %d KV heads",
                     name, t->heads, t->head_dim, t->kv_heads);

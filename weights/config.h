@@ -35,7 +35,6 @@ struct model_config {
         int width, layers, heads, kv_heads, head_dim, mlp_width, vocab;
         float rope_theta, eps;                    /* 1e6, 1e-6 */
         int outputs[MAX_TEXT_OUTPUTS], n_outputs; /* residual stream after that many layers: 9, 18, 27 */
-        int pad_token;                            /* 151643 */
         int tied; /* no lm_head tensor: the embedding serves for it. Nothing computes with either. */
     } text;
 
@@ -64,13 +63,13 @@ const char *config_license(const struct model_config *c);
  * config_defaults and ends with config_finish. Sizes must be there; what changes the arithmetic must be what
  * klein computes (anything else is KLEIN_E_UNSUPPORTED); keys without influence are ignored.
  *
- * klein.json is ours and optional: what the official folders leave implicit. Unknown keys are refused. All
- * keys are optional: "text_outputs"     [9, 18, 27]: the residual stream after that many layers is
- * taken; 1..4 increasing numbers "text_length"      512: tokens of a prompt, padding included "pad_token"
- * 151643: its id "distilled"        as in model_index.json, whose "is_distilled" it overrides
- *   "default_width", "default_height"   1024: pixels, multiples of 16
+ * klein.json is ours and optional: what the official folders leave implicit. Unknown keys are refused.
+ *   "text_outputs"     [9, 18, 27]  the residual stream after that many layers is taken; 1..4 increasing numbers
+ *   "text_length"      512          tokens of a prompt, padding included
+ *   "distilled"                     overrides "is_distilled" of model_index.json
+ *   "default_width", "default_height"   1024; pixels, multiples of 16
  *   "default_steps", "default_guidance" 4 and 1 for distilled models, 50 and 4 for base
- *   "toy"              false: a demonstration, not a model of the world; said wherever it is used */
+ *   "toy"              false        a demonstration, not a model of the world; said wherever it is used */
 enum config_file {
     CONFIG_KLEIN,
     CONFIG_MODEL_INDEX,

@@ -59,9 +59,9 @@ static int size_of(const struct js_object *o, const char *key)
 
 static void read_klein(const struct js_object *o, struct model_config *c)
 {
-    static const char *const known[] = {"text_outputs",  "text_length",      "pad_token",
-                                        "distilled",     "default_width",    "default_height",
-                                        "default_steps", "default_guidance", "toy"};
+    static const char *const known[] = {
+        "text_outputs",   "text_length",   "distilled",        "default_width",
+        "default_height", "default_steps", "default_guidance", "toy"};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)o->object, key, value)
@@ -79,7 +79,6 @@ static void read_klein(const struct js_object *o, struct model_config *c)
         c->text.n_outputs = n;
     }
     c->text_length = js_int(o, "text_length", 16, 8192, c->text_length);
-    c->text.pad_token = js_int(o, "pad_token", 0, 1 << 30, c->text.pad_token);
     c->distilled = js_bool(o, "distilled", c->distilled);
     c->default_width = js_int(o, "default_width", 16, 16384, c->default_width);
     c->default_height = js_int(o, "default_height", 16, 16384, c->default_height);

@@ -220,13 +220,18 @@ enum klein_status tokenizer_encode(const struct tokenizer *t, const char *text, 
     return KLEIN_OK;
 }
 
-enum klein_status tokenizer_prompt(const struct tokenizer *t, const char *prompt, int length, int pad,
-                                   int32_t *ids, int *real, int *whole, struct klein_error *err)
+enum klein_status tokenizer_prompt(const struct tokenizer *t, const char *prompt, int length, int32_t *ids,
+                                   int *real, int *whole, struct klein_error *err)
 {
     static const char head[] = "<|im_start|>user\n";
     static const char tail[] = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+    static const char pad_text[] = "<|endoftext|>";
     const size_t n = strlen(prompt);
-    size_t chars;
+    size_t chars, matched;
+    const int32_t pad = added_at(t, pad_text, sizeof pad_text - 1, &matched);
+    if (pad < 0)
+        return fail(err, KLEIN_E_MODEL_CORRUPT, "the tokenizer has no token %s to pad prompts with",
+                    pad_text);
     TRY(check_text(prompt, n, &chars, err)); /* here, so that a message counts from the prompt's beginning */
     char *text = malloc(n + sizeof head + sizeof tail);
     int32_t *all;
