@@ -32,6 +32,13 @@ double max_abs_diff(struct tensor a, struct tensor b)
     return worst;
 }
 
+uint64_t fnv1a(const void *bytes, size_t n)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (const uint8_t *b = bytes; n--; b++) h = (h ^ *b) * 0x100000001b3u;
+    return h;
+}
+
 static char directory[64];
 
 static int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *ftw)

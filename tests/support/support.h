@@ -31,6 +31,9 @@
 double relative_l2(struct tensor a, struct tensor b);
 double max_abs_diff(struct tensor a, struct tensor b); /* NaN gives +Inf */
 
+/* FNV-1a 64 of the bytes: for goldens too large to keep. */
+uint64_t fnv1a(const void *bytes, size_t n);
+
 /* A directory made for this test process, removed at exit. */
 const char *test_dir(void);
 

@@ -14,6 +14,7 @@ import transformers
 
 import dit
 import encoder
+import images
 import models
 import pipeline
 import refs
@@ -37,6 +38,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
 
+    images.make(out)
     with tempfile.TemporaryDirectory() as temporary:
         tiny, small_decoder = Path(temporary) / "tiny", Path(temporary) / "small-decoder"
         models.make_tiny(tiny)
