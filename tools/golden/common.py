@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-STRIDE = 11  # of NAME@11: rows 0, 11, 22, ... of NAME. Odd and prime, so that no pattern of 2, 4 or 16 hides between the rows.
+# NAME@11 holds rows 0, 11, 22, ... of NAME. Strides are odd primes, so that no pattern of 2, 4 or 16 hides between the rows.
 
 PROMPTS = {
     "short": 'a red fox in the snow, holding a sign that says "hello 42"',
@@ -15,10 +15,6 @@ PROMPTS = {
     # Far more than 512 tokens: the end of the prompt and the template's tail are cut.
     "long": "a city street in the rain with neon signs, people walking under umbrellas, wet road. " * 40,
 }
-
-
-def every(rows: torch.Tensor, stride: int = STRIDE) -> torch.Tensor:
-    return rows[::stride]
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -1,6 +1,6 @@
 """Compares the tensors of two safetensors files by name:  python tools/golden/compare.py OURS REFERENCE
 
-Relative L2 is |ours - reference| / |reference|. A reference tensor NAME@11 is compared with rows 0, 11, 22, ... of NAME.
+Relative L2 is |ours - reference| / |reference|. A reference tensor NAME@11 is compared with rows 0, 11, 22, ... of NAME, and so on.
 """
 
 import argparse

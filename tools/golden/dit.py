@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import Flux2KleinPipeline
 
-from common import Capture, block_modules, block_outputs, every, normal, packed, save
+from common import Capture, block_modules, block_outputs, normal, packed, save
 
 T = 0.731
 TARGET = (4, 6)
@@ -70,7 +70,7 @@ def make(pipe: Flux2KleinPipeline, out: Path, text: torch.Tensor) -> None:
         velocity, capture, ids = forward(pipe, x, references[: len(sizes)], text)
         tensors[f"{case}.velocity"] = velocity
         if case == "r3":
-            tensors.update({f"{n}@11": every(t) for n, t in block_outputs(capture, "r3.").items()})
+            tensors.update({f"{n}@11": t[::11] for n, t in block_outputs(capture, "r3.").items()})
             cos, sin = transformer.pos_embed(ids)
             tensors["r3.img_ids"] = ids
             tensors["r3.rope_cos"], tensors["r3.rope_sin"] = cos[:, ::2], sin[:, ::2]  # one per pair

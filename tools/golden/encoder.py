@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import Flux2KleinPipeline
 
-from common import PROMPTS, capture_ids, every, save
+from common import PROMPTS, capture_ids, save
 from models import TEXT_OUTPUTS
 
 
@@ -23,7 +23,7 @@ def make(pipe: Flux2KleinPipeline, out: Path) -> dict[str, torch.Tensor]:
         if name == "short":
             tensors[f"{name}.prompt_embeds"] = embeds[name]
         else:
-            tensors[f"{name}.prompt_embeds@11"] = every(embeds[name])
+            tensors[f"{name}.prompt_embeds@11"] = embeds[name][::11]
     save(out / "encoder.safetensors", tensors)
     return embeds
 

@@ -8,9 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import diffusers
 import torch
-import transformers
 
 import dit
 import encoder
@@ -31,10 +29,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write to; tests/golden in the repository")
     out = parser.parse_args().out
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
 

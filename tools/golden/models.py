@@ -3,13 +3,20 @@
 import math
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
 from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 import bpe
 import weights
 from weights import matrix
+
+diffusers.logging.set_verbosity_error()
+diffusers.logging.disable_progress_bar()
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 TEXT_OUTPUTS = (1, 2, 3)  # residual stream after that many layers; 9, 18, 27 in klein
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
-from common import PROMPTS, Capture, capture_ids, every, normal, packed, save
+from common import PROMPTS, Capture, capture_ids, normal, packed, save
 from models import TEXT_OUTPUTS
 
 
@@ -95,9 +95,14 @@ def run(
 
 
 def small(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What is kept of a dump: every 11th row of the embeddings and of the blocks."""
-    strided = ("prompt_embeds", "negative_prompt_embeds", "step.")
-    return {f"{n}@11" if n.startswith(strided) else n: every(t) if n.startswith(strided) else t for n, t in tensors.items()}
+    """What is kept of a dump: every 31st row of the embeddings and of the first step's blocks."""
+    out = {}
+    for name, t in tensors.items():
+        if name.endswith("prompt_embeds") or name.startswith("step.0."):
+            out[f"{name}@31"] = t[::31]
+        elif not name.startswith("step."):
+            out[name] = t
+    return out
 
 
 REQUESTS = {
@@ -136,11 +141,12 @@ def make(pipe: Flux2KleinPipeline, base: Flux2KleinPipeline, references: dict, o
             [references[r] for r in refs],
             guidance,
             sigmas,
-            blocks=name in ("t2i", "two_refs"),
+            blocks=name == "two_refs",
         )
-        # Blocks of the first step only.
-        kept = {n: t for n, t in dump.items() if not n.startswith("step.") or n.startswith("step.0.")}
-        save(out / f"pipe_{name}.safetensors", {**request_tensors(prompt, latents, steps, refs, guidance, sigmas), **small(kept)})
+        tensors = {**request_tensors(prompt, latents, steps, refs, guidance, sigmas), **small(dump)}
+        if name not in ("t2i", "two_refs", "base"):
+            del tensors["image"]  # its 8 bits suffice
+        save(out / f"pipe_{name}.safetensors", tensors)
 
 
 def make_fit(pipe: Flux2KleinPipeline, references: dict, out: Path) -> None:
@@ -179,7 +185,7 @@ def make_bf16(pipe: Flux2KleinPipeline, half: Flux2KleinPipeline, references: di
         for kind, reference in {"f32": pipe, "bf16": half}.items():
             dump = run(reference, prompt, latents, steps, [references[r] for r in refs], sigmas=sigmas)
             kept = [n for n in dump if n.startswith("ref_latents")]
-            kept += ["prompt_embeds", "velocity.0", f"latents.{steps - 1}", "image", "image_u8"]
+            kept += ["prompt_embeds", "velocity.0", f"latents.{steps - 1}", "image"]
             tensors.update({f"{kind}.{n}": t for n, t in small({n: dump[n] for n in kept}).items()})
         tensors["sigmas"] = dump["sigmas"]
         save(out / f"bf16_{name}.safetensors", tensors)
