@@ -405,8 +405,7 @@ Test(tokenizer, text_must_be_utf8)
         snprintf(expected, sizeof expected, "byte %d ", cases[i].offset);
         FAILS(tokenizer_encode(t, cases[i].text, cases[i].bytes, &ids, &n, &err), KLEIN_E_USAGE, expected);
         cr_assert(!ids && !n);
-        FAILS(tokenizer_prompt(t, cases[i].text, 64, padded, &real, &whole, &err), KLEIN_E_USAGE,
-              expected);
+        FAILS(tokenizer_prompt(t, cases[i].text, 64, padded, &real, &whole, &err), KLEIN_E_USAGE, expected);
     }
     OK(tokenizer_encode(t, "a\0b", 3, &ids, &n, &err)); /* NUL is a character */
     cr_assert(n == 3);
@@ -471,6 +470,7 @@ Test(tokenizer, what_is_not_this_family_is_refused)
         {"added_tokens/3/single_word", "true", KLEIN_E_UNSUPPORTED, "single_word"},
         {"added_tokens/3/normalized", "true", KLEIN_E_UNSUPPORTED, "normalized"},
         {"added_tokens/25", NULL, KLEIN_E_UNSUPPORTED, "</think>"},
+        {"added_tokens/0", NULL, KLEIN_E_UNSUPPORTED, "<|endoftext|>"},
         {"model/vocab/A", NULL, KLEIN_E_UNSUPPORTED, "byte 0x41"},
         {"model", "7", KLEIN_E_MODEL_CORRUPT, "'{' expected"},
         {"model", NULL, KLEIN_E_MODEL_CORRUPT, "missing"},

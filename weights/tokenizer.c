@@ -225,13 +225,8 @@ enum klein_status tokenizer_prompt(const struct tokenizer *t, const char *prompt
 {
     static const char head[] = "<|im_start|>user\n";
     static const char tail[] = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
-    static const char pad_text[] = "<|endoftext|>";
     const size_t n = strlen(prompt);
-    size_t chars, matched;
-    const int32_t pad = added_at(t, pad_text, sizeof pad_text - 1, &matched);
-    if (pad < 0)
-        return fail(err, KLEIN_E_MODEL_CORRUPT, "the tokenizer has no token %s to pad prompts with",
-                    pad_text);
+    size_t chars;
     TRY(check_text(prompt, n, &chars, err)); /* here, so that a message counts from the prompt's beginning */
     char *text = malloc(n + sizeof head + sizeof tail);
     int32_t *all;
@@ -244,7 +239,7 @@ enum klein_status tokenizer_prompt(const struct tokenizer *t, const char *prompt
     free(text);
     TRY(status);
     *real = *whole < length ? *whole : length;
-    for (int i = 0; i < length; i++) ids[i] = i < *real ? all[i] : pad;
+    for (int i = 0; i < length; i++) ids[i] = i < *real ? all[i] : t->pad;
     free(all);
     return KLEIN_OK;
 }

@@ -25,8 +25,8 @@ enum klein_status tokenizer_encode(const struct tokenizer *t, const char *text, 
 /* The bytes of one token; for messages ("cut after ..."). Lives as long as t; NULL if there is no such id. */
 const char *tokenizer_token(const struct tokenizer *t, int id, size_t *bytes);
 
-/* Template + encode + truncate on the right + pad on the right with <|endoftext|>: exactly `length` ids. A tokenizer without that token:
- * KLEIN_E_MODEL_CORRUPT.
+/* Template + encode + truncate on the right + pad on the right with <|endoftext|>: exactly `length` ids. (A tokenizer that lacks
+ * one of the template's tokens is refused when it is opened.)
  * *real = tokens before the padding; *whole = tokens before truncation (> length: something was cut). */
 enum klein_status tokenizer_prompt(const struct tokenizer *t, const char *prompt, int length, int32_t *ids, int *real, int *whole,
                                    struct klein_error *err);

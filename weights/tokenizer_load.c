@@ -177,29 +177,34 @@ static enum klein_status read_added_map(struct tokenizer *t, const char *name, j
     return KLEIN_OK;
 }
 
-/* After all tokens and merges: finishes the tables, orders the added tokens, and refuses what has no chat
- * template tokens. */
+static int32_t find_added(const struct tokenizer *t, const char *text)
+{
+    for (int i = 0; i < t->n_added; i++) {
+        size_t n;
+        const char *token = tokenizer_token(t, t->added[i], &n);
+        if (n == strlen(text) && memcmp(token, text, n) == 0) return t->added[i];
+    }
+    return -1;
+}
+
+/* After all tokens and merges: finishes the tables, orders the added tokens, and refuses what lacks a token of the template. */
 static enum klein_status finish(struct tokenizer *t, const char *name, struct klein_error *err)
 {
-    static const char *const needed[] = {"<|im_start|>", "<|im_end|>", "<think>", "</think>"};
+    static const char *const needed[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>",
+                                         "</think>"};
     TRY(bpe_finish(&t->bpe, name, err));
     const struct bpe_entry *tokens = t->bpe.tokens;
-    for (int i = 1; i < t->n_added; i++) { /* insertion sort: few, and almost sorted is common */
+    for (int i = 1; i < t->n_added; i++) { /* insertion sort: there are few */
         const int32_t id = t->added[i];
         int j = i;
         for (; j && tokens[t->added[j - 1]].n < tokens[id].n; j--) t->added[j] = t->added[j - 1];
         t->added[j] = id;
     }
-    for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
-        int found = 0;
-        for (int j = 0; j < t->n_added; j++) {
-            const struct bpe_entry e = tokens[t->added[j]];
-            found |= e.n == strlen(needed[i]) && memcmp(t->bpe.pool + e.at, needed[i], e.n) == 0;
-        }
-        if (!found)
+    for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++)
+        if (find_added(t, needed[i]) < 0)
             return fail(err, KLEIN_E_UNSUPPORTED, "%s: no added token \"%s\": not a Qwen3 tokenizer", name,
                         needed[i]);
-    }
+    t->pad = find_added(t, needed[0]);
     return KLEIN_OK;
 }
 

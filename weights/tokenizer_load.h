@@ -8,6 +8,7 @@
 struct tokenizer {
     struct bpe bpe; /* vocabulary with the added tokens, merges */
     int nfc;        /* text between added tokens is normalised */
+    int32_t pad;    /* <|endoftext|> */
     int32_t *added; /* ids of the added tokens, longest first: found in the raw text before anything else */
     int n_added;
     unsigned char starts[256]; /* 1: some added token begins with that byte */
