@@ -117,8 +117,6 @@ static enum klein_status klein_json(const struct model_config *c, const char *fo
         failed |= json_object_set_new(o, "text_outputs", list(c->text.outputs, c->text.n_outputs));
     if (c->text_length != d.text_length)
         failed |= json_object_set_new(o, "text_length", json_integer(c->text_length));
-    if (c->text.pad_token != d.text.pad_token)
-        failed |= json_object_set_new(o, "pad_token", json_integer(c->text.pad_token));
     if (c->default_width != d.default_width)
         failed |= json_object_set_new(o, "default_width", json_integer(c->default_width));
     if (c->default_height != d.default_height)
