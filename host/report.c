@@ -1,0 +1,88 @@
+#include "report.h"
+#include "message.h"
+#include "table.h"
+
+#include "../base/error.h"
+#include "../engine/resize.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <string.h>
+
+void report_request(const struct klein_request *request, const struct klein_model_info *model,
+                    const char *const *reference_names)
+{
+    message(MESSAGE_NOTE, "%s%s, %s parameters, licence %s, on %s in %s", model->name,
+            model->toy ? " (a toy)" : "", quantity((double)model->parameters).text, model->license,
+            model->device, model->dtype);
+    for (int i = 0; i < request->n_references; i++) {
+        const struct klein_image *image = &request->references[i];
+        struct klein_error ignored = {0};
+        int resized, w, h;
+        if (reference_size(image->width, image->height, &resized, &resized, &w, &h, &ignored) == KLEIN_OK)
+            message(MESSAGE_NOTE, "reference %d: %s, %dx%d, used as %dx%d", i + 1, reference_names[i],
+                    image->width, image->height, w, h);
+    }
+}
+
+void report_notes(const struct report *r)
+{
+    const struct klein_result *result = r->result;
+    char stages[200] = "", seeds[64] = "";
+    size_t used = 0;
+    for (int s = 0; s < KLEIN_STAGE_COUNT; s++)
+        if (result->seconds[s] > 0 && used < sizeof stages)
+            used += (size_t)snprintf(stages + used, sizeof stages - used, "%s%s %.2f", used ? ", " : "",
+                                     klein_stage_name((enum klein_stage)s), result->seconds[s]);
+    if (!r->given_latents)
+        snprintf(seeds, sizeof seeds,
+                 result->n_images > 1 ? "seeds %" PRIu64 " to %" PRIu64 ", " : "seed %" PRIu64 ", ",
+                 result->seeds[0], result->seeds[result->n_images - 1]);
+    message(MESSAGE_NOTE, "%s%dx%d, %d step%s, %.2f s (%s)", seeds, result->width, result->height,
+            result->steps, result->steps == 1 ? "" : "s", result->total_seconds, stages);
+}
+
+static json_t *files_json(const struct report *r)
+{
+    json_t *images = json_array();
+    for (int i = 0; i < r->result->n_images; i++) {
+        char hash[20];
+        snprintf(hash, sizeof hash, "%016" PRIx64, r->result->latent_hashes[i]);
+        json_t *image = json_pack("{s:s, s:s}", "file", r->files[i], "latent_hash", hash);
+        if (!r->given_latents)
+            json_object_set_new(image, "seed", json_integer((json_int_t)r->result->seeds[i]));
+        json_array_append_new(images, image);
+    }
+    return images;
+}
+
+static json_t *seconds_json(const struct klein_result *result)
+{
+    json_t *seconds = json_object();
+    for (int s = 0; s < KLEIN_STAGE_COUNT; s++)
+        json_object_set_new(seconds, klein_stage_name((enum klein_stage)s), json_real(result->seconds[s]));
+    json_object_set_new(seconds, "total", json_real(result->total_seconds));
+    return seconds;
+}
+
+enum klein_status report_json(const struct report *r, FILE *out, struct klein_error *err)
+{
+    const struct klein_result *result = r->result;
+    const struct klein_model_info *model = r->model;
+    json_t *warnings = result->warning[0] ? json_pack("[s]", result->warning) : json_array();
+    json_t *o =
+        json_pack("{s:o, s:s?, s:i, s:i, s:i, s:f, s:i, s:i, s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:s}",
+                  "images", files_json(r), "prompt", r->request->prompt, "width", result->width, "height",
+                  result->height, "steps", result->steps, "guidance", (double)result->guidance,
+                  "prompt_tokens", result->prompt_tokens, "references", r->request->n_references, "noise",
+                  r->given_latents                ? "given"
+                  : r->noise == KLEIN_NOISE_TORCH ? "torch"
+                                                  : "torch-bf16",
+                  "model", model->name, "toy", model->toy, "device", model->device, "dtype", model->dtype,
+                  "seconds", seconds_json(result), "warnings", warnings, "version", klein_version());
+    if (r->dump && o) json_object_set_new(o, "dump", json_string(r->dump));
+    int failed = !o || json_dumpf(o, out, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    fputc('\n', out);
+    json_decref(o);
+    return failed ? fail(err, KLEIN_E_NO_MEMORY, "cannot make the JSON result") : KLEIN_OK;
+}

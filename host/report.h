@@ -1,0 +1,27 @@
+/* report.h: what klein generate says about a request and its result. */
+#ifndef KLEIN_REPORT_H
+#define KLEIN_REPORT_H
+
+#include "../engine/klein.h"
+
+#include <stdio.h>
+
+struct report {
+    const struct klein_request *request;
+    const struct klein_result *result;
+    const struct klein_model_info *model;
+    char *const *files; /* one per picture */
+    int noise;          /* enum klein_noise */
+    int given_latents;
+    const char *dump; /* NULL: none */
+};
+
+/* Before the work, on stderr: model, references as they will be used. */
+void report_request(const struct klein_request *request, const struct klein_model_info *model,
+                    const char *const *reference_names);
+/* After it, on stderr: seed, size, times. */
+void report_notes(const struct report *r);
+/* One JSON object in one line. KLEIN_E_NO_MEMORY. */
+enum klein_status report_json(const struct report *r, FILE *out, struct klein_error *err);
+
+#endif

@@ -1,0 +1,116 @@
+#include "shared_options.h"
+#include "message.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#define AT(field) offsetof(struct model_settings, field)
+const struct cli_option model_options[] = {
+    {'m', "model", "DIR", CLI_TEXT, AT(model),
+     .help = "model folder in the diffusers layout, or a transformer's single file",
+     .standard = "$KLEIN_MODEL, else the demo model that comes with klein"},
+    {0, "transformer", "FILE", CLI_TEXT, AT(transformer),
+     .help = "take the transformer from this file or folder"},
+    {0, "text-encoder", "FILE", CLI_TEXT, AT(text_encoder),
+     .help = "take the text encoder from this file or folder"},
+    {0, "vae", "FILE", CLI_TEXT, AT(vae), .help = "take the VAE from this file or folder"},
+    {0, "base", NULL, CLI_FLAG, AT(variant), .help = "treat it as a base model: many steps, with guidance",
+     .value = KLEIN_VARIANT_BASE, .excludes = "distilled"},
+    {0, "distilled", NULL, CLI_FLAG, AT(variant),
+     .help = "treat it as a distilled model: few steps, no guidance",
+     .standard = "what model_index.json says", .value = KLEIN_VARIANT_DISTILLED},
+    {0},
+};
+
+#undef AT
+#define AT(field) offsetof(struct device_settings, field)
+const struct cli_option device_options[] = {
+    {0, "device", "NAME", CLI_TEXT, AT(device), .help = "where to compute; \"klein devices\" lists them",
+     .standard = "the best there is"},
+    {0, "threads", "N", CLI_INT, AT(threads), .help = "processor threads", .standard = "all",
+     CLI_RANGE(1, 1024)},
+    {0},
+};
+
+#undef AT
+#define AT(field) offsetof(struct message_settings, field)
+const struct cli_option message_options[] = {
+    {'q', "quiet", NULL, CLI_FLAG, AT(quiet), .help = "no progress and no notes, only warnings and errors",
+     .excludes = "verbose"},
+    {'v', "verbose", NULL, CLI_FLAG, AT(verbose),
+     .help = "say what is done; progress as lines where there is no terminal"},
+    {0},
+};
+
+const struct cli_option dtype_options[] = {
+    {0, "dtype", "TYPE", CLI_CHOICE, 0, .help = "number format of activations",
+     .standard = "auto, the device's fastest", .choices = "auto|f32|bf16"},
+    {0},
+};
+
+const struct cli_option config_options[] = {
+    {0, "config", "NAME", CLI_TEXT, 0,
+     .help =
+         "sizes of a model that need not be there: klein-4b, klein-base-4b, klein-9b, klein-base-9b, tiny"},
+    {0},
+};
+
+const struct cli_option json_options[] = {
+    {0, "json", NULL, CLI_FLAG, 0, .help = "print the result as one JSON object, on one line"},
+    {0},
+};
+
+/* The demo checkpoint: in the source tree that klein was built from, or where it was installed. */
+static const char *demo_model(void)
+{
+    static const char *const folders[] = {KLEIN_SHARE_DIR "/nano", KLEIN_NANO_DIR};
+    static const char *const indexes[] = {KLEIN_SHARE_DIR "/nano/model_index.json",
+                                          KLEIN_NANO_DIR "/model_index.json"};
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
+        if (access(indexes[i], R_OK) == 0) return folders[i];
+    return NULL;
+}
+
+enum klein_status model_choose(const struct model_settings *m, struct klein_open_options *out, int *demo,
+                               struct klein_error *err)
+{
+    const char *from_environment = getenv("KLEIN_MODEL");
+    *demo = 0;
+    *out = (struct klein_open_options){.size = sizeof *out,
+                                       .model = m->model,
+                                       .transformer = m->transformer,
+                                       .text_encoder = m->text_encoder,
+                                       .vae = m->vae,
+                                       .variant = (enum klein_variant)m->variant};
+    if (m->model && !*m->model)
+        return fail(err, KLEIN_E_USAGE, "-m needs the path of a model folder, not an empty text");
+    if (out->model || (m->transformer && m->text_encoder && m->vae)) return KLEIN_OK;
+    if (from_environment && *from_environment) {
+        out->model = from_environment;
+        return KLEIN_OK;
+    }
+    out->model = demo_model();
+    if (!out->model)
+        return fail(err, KLEIN_E_MODEL_MISSING,
+                    "no model: give its folder with -m DIR or in KLEIN_MODEL (to try things out, \"klein "
+                    "make-random --config tiny "
+                    "-o DIR\" makes one that draws noise)");
+    *demo = 1;
+    return KLEIN_OK;
+}
+
+enum klein_status model_open(const struct model_settings *m, const struct device_settings *d, int quiet,
+                             struct klein **out, struct klein_error *err)
+{
+    struct klein_open_options options;
+    int demo;
+    TRY(model_choose(m, &options, &demo, err));
+    options.device = d->device;
+    options.threads = d->threads;
+    options.dtype = (enum klein_dtype)d->dtype;
+    if (demo && !quiet)
+        message(MESSAGE_NOTE,
+                "using the demo model %s, a toy that knows one small world; an official one: -m DIR",
+                options.model);
+    return klein_open(&options, out, err);
+}
