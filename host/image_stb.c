@@ -12,7 +12,6 @@
 #define STBI_NO_HDR
 #define STBI_NO_LINEAR
 #define STBI_NO_STDIO
-#define STBI_MAX_DIMENSIONS IMAGE_MAX_SIDE
 /* static declarations whose definitions are left out */
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include <stb/stb_image.h>
@@ -64,6 +63,10 @@ enum klein_status image_stb_read(const struct image_source *from, struct klein_i
     reader = (struct reader){from, 0, 0};
     out->rgb =
         stbi_load_from_callbacks(&io, &reader, &out->width, &out->height, &components, 3); /* by malloc */
-    const char *reason = reader.overrun ? "file is truncated" : out->rgb ? NULL : stbi_failure_reason();
-    return reason ? fail(err, KLEIN_E_INPUT, "%s: damaged picture: %s", from->name, reason) : KLEIN_OK;
+    if (out->rgb && !reader.overrun) return KLEIN_OK;
+    const char *reason = reader.overrun ? "file is truncated" : stbi_failure_reason();
+    if (!reason) reason = "it cannot be decoded";
+    if (!strcmp(reason, "outofmem"))
+        return fail(err, KLEIN_E_NO_MEMORY, "%s: no memory to decode it", from->name);
+    return fail(err, KLEIN_E_INPUT, "%s: damaged picture: %s", from->name, reason);
 }
