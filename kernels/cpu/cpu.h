@@ -1,0 +1,41 @@
+/* cpu.h: the fast host backend. Products and convolutions of tiles come from oneDNN; what surrounds them (norms, softmax,
+ * epilogues) is written once with compiler vectors in simd/ and compiled for several instruction sets.
+ *
+ * Threads: every op cuts its result into tiles by a rule that knows the shapes only; threads take tiles from that list, and
+ * oneDNN runs single-threaded inside a tile. So the bytes do not depend on the number of threads. */
+#ifndef KLEIN_CPU_H
+#define KLEIN_CPU_H
+
+#include "../backend.h"
+
+struct dnn;
+
+struct cpu_device {
+    struct device base;
+    int bf16; /* the processor multiplies bf16; else they are widened to f32, and f32 ones stay */
+    struct dnn *dnn;
+    char *scratch; /* grows to what the largest op needs, kept between ops */
+    size_t scratch_bytes;
+};
+
+static inline struct cpu_device *cpu_of(struct device *dev)
+{
+    return (struct cpu_device *)dev;
+}
+
+/* At least `bytes` of scratch, ARENA_ALIGN-aligned, valid until the next op. */
+enum klein_status cpu_scratch(struct cpu_device *cpu, size_t bytes, char **out, struct klein_error *err);
+
+/* FLOP/s of vector multiply-adds on registers (a multiply-add is 2), all threads of the device together: what no kernel on
+ * vector units can exceed. Takes 0.1 s. type: of the operands, DT_F32 or DT_BF16. */
+double cpu_peak_flops(struct device *dev, enum dtype type);
+
+/* The op tables of simd/, one per instruction set, and one thread's register peak over some seconds. */
+#define CPU_ISAS(X) X(base) X(avx2) X(avx512)
+#define X(isa)                                                                                               \
+    extern const struct op_table cpu_ops_##isa;                                                              \
+    double cpu_register_peak_##isa(enum dtype type, double seconds);
+CPU_ISAS(X)
+#undef X
+
+#endif

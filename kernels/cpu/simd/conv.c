@@ -1,0 +1,141 @@
+#include "vec.h"
+
+#include "../dnn.h"
+
+#include <omp.h>
+
+/* The result is cut into equal tiles of at most TILE_H by TILE_W pixels. A tile's input is gathered with its border into
+ * scratch, normalised, enlarged and rounded on the way, so that oneDNN sees one plain convolution of one shape. */
+enum { TILE_H = 16, TILE_W = 64 };
+
+struct job {
+    const struct conv_args *a;
+    struct dnn_conv shape; /* of one tile, input with border */
+    int oh, ow, tile_h, tile_w, across, tiles;
+    struct norm_channels norm; /* of the input; empty without */
+    const void *weights;       /* packed */
+};
+
+static void make_job(struct job *j, const struct cpu_device *cpu, const struct conv_args *a)
+{
+    *j = (struct job){.a = a};
+    int up = a->upsample ? 2 : 1;
+    j->oh = a->h * up / a->stride;
+    j->ow = a->w_px * up / a->stride;
+    j->tile_h = ceil_div(j->oh, ceil_div(j->oh, TILE_H));
+    j->tile_w = ceil_div(j->ow, ceil_div(j->ow, TILE_W));
+    j->across = ceil_div(j->ow, j->tile_w);
+    j->tiles = j->across * ceil_div(j->oh, j->tile_h);
+    j->shape = (struct dnn_conv){.h = (j->tile_h - 1) * a->stride + a->ksize,
+                                 .w = (j->tile_w - 1) * a->stride + a->ksize,
+                                 .cin = a->x.cols,
+                                 .cout = a->y.cols,
+                                 .ksize = a->ksize,
+                                 .stride = a->stride,
+                                 .type = a->x.dtype == DT_BF16 && cpu->bf16 ? DT_BF16 : DT_F32};
+}
+
+/* One pixel of x as the convolution sees it. */
+static void gather_pixel(const struct job *j, char *to, const void *from)
+{
+    enum dtype type = j->shape.type, x = j->a->x.dtype;
+    int cin = j->shape.cin;
+    if (!j->norm.mean) {
+        ISA(convert)(to, type, from, x, cin);
+        return;
+    }
+    for (int c = 0; c < cin; c += VL)
+        vput(to, type, c, cin, vsilu(norm_at(&j->norm, vget(from, x, c, cin), c, cin)));
+}
+
+/* The input of the tile whose result begins at (row, col). */
+static void gather(const struct job *j, char *to, int row, int col)
+{
+    const struct conv_args *a = j->a;
+    int up = a->upsample ? 2 : 1, pad = a->ksize == 3 && a->stride == 1;
+    size_t pixel = (size_t)j->shape.cin * dtype_size(j->shape.type);
+    for (int y = 0; y < j->shape.h; y++)
+        for (int x = 0; x < j->shape.w; x++, to += pixel) {
+            int r = row * a->stride + y - pad, c = col * a->stride + x - pad;
+            if (r < 0 || c < 0 || r >= a->h * up || c >= a->w_px * up)
+                memset(to, 0, pixel);
+            else if (up == 2 && x && c % 2)
+                memcpy(to, to - pixel, pixel); /* enlarged: the same as its left neighbour */
+            else
+                gather_pixel(j, to, row_of(a->x, r / up * a->w_px + c / up));
+        }
+}
+
+static void scatter(const struct job *j, const float *from, int row, int col)
+{
+    const struct conv_args *a = j->a;
+    int n = a->y.cols;
+    for (int y = 0; y < j->tile_h && row + y < j->oh; y++)
+        for (int x = 0; x < j->tile_w && col + x < j->ow; x++) {
+            int pixel = (row + y) * j->ow + col + x;
+            const float *z = from + ((size_t)y * (size_t)j->tile_w + (size_t)x) * (size_t)n;
+            for (int c = 0; c < n; c += VL) {
+                vf v = vget(z, DT_F32, c, n);
+                if (a->bias.ptr) v += vget(a->bias.ptr, a->bias.dtype, c, n);
+                if (a->residual.ptr) v += vget(row_of(a->residual, pixel), a->residual.dtype, c, n);
+                vput(row_of(a->y, pixel), a->y.dtype, c, n, v);
+            }
+        }
+}
+
+/* The weights dense, in a type that oneDNN reads; `plain` is scratch for that. */
+static const void *plain_weights(const struct conv_args *a, char *plain, enum dtype *type)
+{
+    *type = a->w.dtype == DT_F16 ? DT_F32 : a->w.dtype;
+    if (*type == a->w.dtype && a->w.ld == a->w.cols) return a->w.ptr;
+    for (int i = 0; i < a->w.rows; i++)
+        ISA(convert)
+        (plain + (size_t)i * (size_t)a->w.cols * dtype_size(*type), *type, row_of(a->w, i), a->w.dtype,
+         a->w.cols);
+    return plain;
+}
+
+enum klein_status ISA(cpu_conv)(struct device *dev, const struct conv_args *a, struct klein_error *err)
+{
+    struct cpu_device *cpu = cpu_of(dev);
+    struct job j;
+    make_job(&j, cpu, a);
+    size_t packed;
+    enum klein_status status = dnn_conv_bytes(cpu->dnn, &j.shape, &packed);
+    if (status != KLEIN_OK)
+        return fail(err, status, "conv: oneDNN has no convolution of %d > %d channels", a->x.cols, a->y.cols);
+    size_t input =
+        aligned((size_t)j.shape.h * (size_t)j.shape.w * (size_t)j.shape.cin * dtype_size(j.shape.type));
+    size_t output = aligned((size_t)j.tile_h * (size_t)j.tile_w * (size_t)j.shape.cout * sizeof(float));
+    size_t plain = aligned((size_t)a->w.rows * (size_t)a->w.cols * sizeof(float)),
+           norm = aligned((size_t)a->x.cols * 3 * sizeof(float));
+    packed = aligned(packed);
+    char *scratch;
+    TRY(cpu_scratch(cpu, packed + plain + norm + (size_t)dev->threads * (input + output), &scratch, err));
+    enum dtype from;
+    const void *weights = plain_weights(a, scratch + packed, &from);
+    status = dnn_conv_pack(cpu->dnn, &j.shape, weights, from, scratch);
+    if (status != KLEIN_OK) return fail(err, status, "conv: oneDNN failed to pack weights");
+    j.weights = scratch;
+    if (a->norm.stats.ptr) j.norm = norm_channels(&a->norm, a->x.cols, (float *)(scratch + packed + plain));
+    char *tiles = scratch + packed + plain + norm;
+#pragma omp parallel num_threads(dev->threads)
+    {
+        dnn_enter();
+        char *x = tiles + (size_t)omp_get_thread_num() * (input + output);
+        float *y = (float *)(x + input);
+#pragma omp for schedule(dynamic, 1)
+        for (int t = 0; t < j.tiles; t++) {
+            int row = t / j.across * j.tile_h, col = t % j.across * j.tile_w;
+            gather(&j, x, row, col);
+            enum klein_status s = dnn_conv(cpu->dnn, omp_get_thread_num(), &j.shape, x, j.weights, y);
+            if (s == KLEIN_OK) {
+                scatter(&j, y, row, col);
+            } else {
+#pragma omp atomic write
+                status = s;
+            }
+        }
+    }
+    return status == KLEIN_OK ? KLEIN_OK : fail(err, status, "conv: oneDNN failed on a tile");
+}

@@ -1,0 +1,244 @@
+#include "vec.h"
+
+#include "../dnn.h"
+
+#include <omp.h>
+
+/* A tile is at most TILE_M rows by TILE_N columns of the product (QKV: whole heads): its f32 accumulators stay in the second
+ * cache until the epilogue has read them. */
+enum { TILE_M = 512, TILE_N = 64, TILE_HEAD = 128, CHUNK = 4 * TILE_M };
+
+/* A run of weight rows that go to one output: tiles of `step` columns; `pair` is the row where the second half of a SwiGLU
+ * begins, or 0. */
+struct segment {
+    enum { TO_Y, TO_SWIGLU, TO_ROTATED, TO_PLAIN } kind;
+    int first, count, step, pair;
+    struct tensor y;
+    int is_key;
+};
+
+struct plan {
+    const struct linear_args *a;
+    enum dtype act, type; /* type: of the operands as multiplied; BF16 or F32 */
+    struct segment segment[4];
+    int segments, jobs; /* jobs: tiles in a row of tiles */
+    int tile;           /* floats from one row of accumulators to the next */
+};
+
+static void add_segment(struct plan *p, struct segment s)
+{
+    p->segment[p->segments++] = s;
+    p->jobs += ceil_div(s.count, s.step);
+    int width = s.pair ? 2 * s.step : s.step;
+    width = ceil_div(width, VL) * VL;
+    if (width > p->tile) p->tile = width;
+}
+
+static void make_plan(struct plan *p, const struct cpu_device *cpu, const struct linear_args *a)
+{
+    *p = (struct plan){.a = a, .act = linear_act(a)};
+    p->type = p->act == DT_BF16 && cpu->bf16 ? DT_BF16 : DT_F32;
+    int n = weight_rows(&a->group[0].w);
+    if (a->epilogue == LINEAR_SWIGLU) {
+        add_segment(p, (struct segment){TO_SWIGLU, 0, n / 2, TILE_N, n / 2, a->y, 0});
+    } else if (a->epilogue == LINEAR_QKV) {
+        int hd = a->qkv.head_dim, step = hd < TILE_HEAD ? TILE_HEAD / hd * hd : hd;
+        int q = a->qkv.heads * hd, kv = a->qkv.kv_heads * hd, rest = n - q - 2 * kv;
+        add_segment(p, (struct segment){TO_ROTATED, 0, q, step, 0, a->qkv.q, 0});
+        add_segment(p, (struct segment){TO_ROTATED, q, kv, step, 0, a->qkv.k, 1});
+        add_segment(p, (struct segment){TO_PLAIN, q + kv, kv, TILE_N, 0, a->qkv.v, 0});
+        if (rest)
+            add_segment(p,
+                        (struct segment){TO_SWIGLU, q + 2 * kv, rest / 2, TILE_N, rest / 2, a->qkv.mlp, 0});
+    } else {
+        add_segment(p, (struct segment){TO_Y, 0, n, TILE_N, 0, a->y, 0});
+    }
+}
+
+/* Columns c.. of row i of y from accumulators: bias, SiLU or gated residual. */
+static void store_y(const struct plan *p, int i, int c, int n, const float *acc)
+{
+    const struct linear_args *a = p->a;
+    const struct linear_group *g = &a->group[split_group(a->split, i)];
+    for (int j = 0; j < n; j += VL) {
+        vf z = vload_f32(acc + j);
+        if (g->bias.ptr) z += vget(g->bias.ptr, g->bias.dtype, c + j, c + n);
+        if (a->epilogue == LINEAR_SILU) z = vsilu(z);
+        if (a->epilogue == LINEAR_RESIDUAL) {
+            if (g->gate.ptr) z *= vget(g->gate.ptr, DT_F32, c + j, c + n);
+            z += vget(row_of(a->residual, i), a->residual.dtype, c + j, c + n);
+        }
+        vput(row_of(a->y, i), a->y.dtype, c + j, c + n, z);
+    }
+}
+
+#if defined(__AVX512F__)
+#define SWAP_PAIRS 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14
+#define TWICE      0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7
+#elif defined(__AVX2__)
+#define SWAP_PAIRS 1, 0, 3, 2, 5, 4, 7, 6
+#define TWICE      0, 0, 1, 1, 2, 2, 3, 3
+#else
+#define SWAP_PAIRS 1, 0, 3, 2
+#define TWICE      0, 0, 1, 1
+#endif
+
+/* VL / 2 table entries from j on, each twice. */
+static inline vf twice(const float *table, int j, int n)
+{
+    vf v = vget(table, DT_F32, j, n);
+    return __builtin_shufflevector(v, v, TWICE);
+}
+
+/* One head of row i: RMS norm, rotation. y is its place, acc its hd accumulators. */
+static void store_head(const struct plan *p, int i, struct tensor norm, char *y, const float *acc)
+{
+    const struct linear_args *a = p->a;
+    int hd = a->qkv.head_dim, half = hd / 2;
+    const float *cosine = row_of(a->qkv.cos, i), *sine = row_of(a->qkv.sin, i);
+    vf squares = {0};
+    for (int d = 0; d < hd; d += VL) {
+        vf z = vget(acc, DT_F32, d, hd);
+        squares += z * z;
+    }
+    float scale = 1 / sqrtf(vsum(squares) / (float)hd + a->qkv.eps);
+    if (a->qkv.pairs == ROPE_HALF) {
+        for (int j = 0; j < half; j += VL) {
+            vf x = vget(acc, DT_F32, j, half) * scale * vget(norm.ptr, norm.dtype, j, half);
+            vf z = vget(acc + half, DT_F32, j, half) * scale *
+                   vget((char *)norm.ptr + (size_t)half * dtype_size(norm.dtype), norm.dtype, j, half);
+            vf c = vget(cosine, DT_F32, j, half), s = vget(sine, DT_F32, j, half);
+            vput(y, p->act, j, half, x * c - z * s);
+            vput(y + (size_t)half * dtype_size(p->act), p->act, j, half, z * c + x * s);
+        }
+        return;
+    }
+    static const float signs[] = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
+    vf sign = vload_f32(signs);
+    for (int d = 0; d < hd; d += VL) {
+        vf x = vget(acc, DT_F32, d, hd) * scale * vget(norm.ptr, norm.dtype, d, hd);
+        vf other = __builtin_shufflevector(x, x, SWAP_PAIRS) * sign;
+        vput(y, p->act, d, hd, x * twice(cosine, d / 2, half) + other * twice(sine, d / 2, half));
+    }
+}
+
+/* Row i of a tile: columns c .. c + n of the segment. */
+static void store_row(const struct plan *p, const struct segment *s, int i, int c, int n, const float *acc)
+{
+    const struct linear_group *g = &p->a->group[split_group(p->a->split, i)];
+    int hd = p->a->qkv.head_dim;
+    switch (s->kind) {
+    case TO_Y:
+        store_y(p, i, c, n, acc);
+        break;
+    case TO_SWIGLU:
+        for (int j = 0; j < n; j += VL)
+            vput(row_of(s->y, i), s->y.dtype, c + j, c + n,
+                 vsilu(vload_f32(acc + j)) * vload_f32(acc + s->step + j));
+        break;
+    case TO_ROTATED:
+        for (int h = 0; h < n; h += hd)
+            store_head(p, i, s->is_key ? g->k_norm : g->q_norm, tensor_at(s->y, i, c + h), acc + h);
+        break;
+    case TO_PLAIN:
+        for (int j = 0; j < n; j += VL) vput(row_of(s->y, i), s->y.dtype, c + j, c + n, vload_f32(acc + j));
+        break;
+    }
+}
+
+/* acc = x times weight rows [first, first + n), piece by piece where they lie in several parts. */
+static enum klein_status multiply(const struct plan *p, struct cpu_device *cpu, struct tensor x,
+                                  const struct weight *w, int first, int n, float *acc, char *panel)
+{
+    for (int i = 0, base = 0; n > 0; base += w->part[i++].rows) {
+        struct tensor part = w->part[i];
+        int skip = first - base, here = min_int(part.rows - skip, n), k = x.cols;
+        if (here <= 0) continue;
+        struct tensor b = tensor_rows(part, skip, here);
+        if (b.dtype != p->type) {
+            struct tensor converted = tensor_of(panel, p->type, here, k);
+            for (int r = 0; r < here; r++)
+                ISA(convert)(row_of(converted, r), p->type, row_of(b, r), b.dtype, k);
+            b = converted;
+        }
+        TRY(dnn_matmul(cpu->dnn, omp_get_thread_num(),
+                       &(struct dnn_matmul){x.rows, here, k, x.ld, b.ld, p->tile, p->type, .transposed = 1},
+                       x.ptr, b.ptr, acc));
+        acc += here;
+        first += here;
+        n -= here;
+    }
+    return KLEIN_OK;
+}
+
+/* Tile `job` of rows [from, from + x.rows); x is those rows as multiplied. */
+static enum klein_status tile(const struct plan *p, struct cpu_device *cpu, struct tensor x, int from,
+                              int job, float *acc, char *panel)
+{
+    const struct segment *s = p->segment;
+    while (job >= ceil_div(s->count, s->step)) job -= ceil_div(s->count, s->step), s++;
+    int c = job * s->step, n = min_int(s->step, s->count - c);
+    const struct weight *w = &p->a->group[split_group(p->a->split, from)].w;
+    TRY(multiply(p, cpu, x, w, s->first + c, n, acc, panel));
+    if (s->pair) TRY(multiply(p, cpu, x, w, s->first + s->pair + c, n, acc + s->step, panel));
+    for (int i = 0; i < x.rows; i++) store_row(p, s, from + i, c, n, acc + (size_t)i * (size_t)p->tile);
+    return KLEIN_OK;
+}
+
+/* Rows [from, from + count) of one group, at most CHUNK. */
+static enum klein_status rows(const struct plan *p, struct cpu_device *cpu, int from, int count,
+                              char *converted, char *scratch, size_t per_thread)
+{
+    struct tensor x = tensor_rows(p->a->x, from, count);
+    int convert = x.dtype != p->type, k = x.cols, tiles = ceil_div(count, TILE_M),
+        height = ceil_div(count, tiles);
+    enum klein_status status = KLEIN_OK;
+#pragma omp parallel num_threads(cpu->base.threads)
+    {
+        dnn_enter();
+        float *acc = (float *)(scratch + (size_t)omp_get_thread_num() * per_thread);
+        char *panel = (char *)acc + aligned((size_t)TILE_M * (size_t)p->tile * sizeof *acc);
+        struct tensor rounded = tensor_of(converted, p->type, count, k);
+        if (convert) {
+#pragma omp for
+            for (int i = 0; i < count; i++)
+                ISA(convert)(row_of(rounded, i), p->type, row_of(x, i), x.dtype, k);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int t = 0; t < tiles * p->jobs; t++) {
+            int first = t / p->jobs * height;
+            struct tensor part = tensor_rows(convert ? rounded : x, first, min_int(height, count - first));
+            enum klein_status s = tile(p, cpu, part, from + first, t % p->jobs, acc, panel);
+            if (s != KLEIN_OK) {
+#pragma omp atomic write
+                status = s;
+            }
+        }
+    }
+    return status;
+}
+
+enum klein_status ISA(cpu_linear)(struct device *dev, const struct linear_args *a, struct klein_error *err)
+{
+    struct cpu_device *cpu = cpu_of(dev);
+    struct plan p;
+    make_plan(&p, cpu, a);
+    int m = a->x.rows, k = a->x.cols;
+    size_t element = dtype_size(p.type), row = (size_t)k * element;
+    size_t panel =
+        a->group[0].w.part[0].dtype == p.type && (!a->split || a->group[1].w.part[0].dtype == p.type)
+            ? 0
+            : aligned((size_t)p.tile * row);
+    size_t per_thread = aligned((size_t)TILE_M * (size_t)p.tile * sizeof(float)) + panel;
+    size_t x_bytes = a->x.dtype == p.type ? 0 : aligned((size_t)min_int(m, CHUNK) * row);
+    char *scratch;
+    TRY(cpu_scratch(cpu, x_bytes + (size_t)dev->threads * per_thread, &scratch, err));
+    for (int from = 0, to; from < m; from = to) {
+        to = from < a->split ? min_int(a->split, from + CHUNK) : min_int(m, from + CHUNK);
+        enum klein_status s = rows(&p, cpu, from, to - from, scratch, scratch + x_bytes, per_thread);
+        if (s != KLEIN_OK)
+            return fail(err, s, "linear: oneDNN failed on a tile of %dx%d @ %d", m, k,
+                        weight_rows(&a->group[0].w));
+    }
+    return KLEIN_OK;
+}
