@@ -411,8 +411,8 @@ Test(tokenizer, text_must_be_utf8)
     cr_assert(n == 3);
     free(ids);
 
-    char *huge = calloc(1, (16 << 20) + 1);
-    FAILS(tokenizer_encode(t, huge, (16 << 20) + 1, &ids, &n, &err), KLEIN_E_USAGE, "shorten");
+    char *huge = calloc(1, (1 << 20) + 1);
+    FAILS(tokenizer_encode(t, huge, (1 << 20) + 1, &ids, &n, &err), KLEIN_E_USAGE, "shorten");
     free(huge);
     tokenizer_close(t);
 }
@@ -473,8 +473,8 @@ Test(tokenizer, what_is_not_this_family_is_refused)
         {"added_tokens/0", NULL, KLEIN_E_UNSUPPORTED, "<|endoftext|>"},
         {"model/vocab/A", NULL, KLEIN_E_UNSUPPORTED, "byte 0x41"},
         {"model", "7", KLEIN_E_MODEL_CORRUPT, "'{' expected"},
-        {"model", NULL, KLEIN_E_MODEL_CORRUPT, "missing"},
-        {"model/vocab", NULL, KLEIN_E_MODEL_CORRUPT, "missing"},
+        {"model", NULL, KLEIN_E_UNSUPPORTED, "not a BPE"},
+        {"model/vocab", NULL, KLEIN_E_UNSUPPORTED, "not a BPE"},
         {"model/vocab", "[]", KLEIN_E_MODEL_CORRUPT, "'{' expected"},
         {"model/vocab", "null", KLEIN_E_MODEL_CORRUPT, "'{' expected"},
         {"model/vocab/A", "-1", KLEIN_E_MODEL_CORRUPT, "\"A\" has id -1"},
@@ -483,7 +483,7 @@ Test(tokenizer, what_is_not_this_family_is_refused)
         {"model/vocab/A", "33", KLEIN_E_MODEL_CORRUPT, "its id 33"},
         {"model/vocab/A", "1.5", KLEIN_E_MODEL_CORRUPT, "integer expected"},
         {"model/vocab/A", "\"1\"", KLEIN_E_MODEL_CORRUPT, "integer expected"},
-        {"model/merges", NULL, KLEIN_E_MODEL_CORRUPT, "missing"},
+        {"model/merges", NULL, KLEIN_E_UNSUPPORTED, "not a BPE"},
         {"model/merges", "{}", KLEIN_E_MODEL_CORRUPT, "'[' expected"},
         {"model/merges/4", "[\"a\"]", KLEIN_E_MODEL_CORRUPT, "expected"},
         {"model/merges/4", "[\"a\",\"b\",\"c\"]", KLEIN_E_MODEL_CORRUPT, "not two tokens"},

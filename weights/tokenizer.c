@@ -7,7 +7,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define TEXT_MAX (16 << 20) /* bytes; far beyond any prompt, small enough for 32-bit positions */
+#define TEXT_MAX (1 << 20) /* bytes; far beyond any prompt, and 60 MB of buffers at most */
 
 enum klein_status tokenizer_open(const char *dir, struct tokenizer **out, struct klein_error *err)
 {

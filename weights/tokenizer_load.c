@@ -290,11 +290,10 @@ static enum klein_status find_big_parts(struct walker *w, struct json_slice *voc
             TRY(walk_next(w, j, '}', &more, err));
             if (!more) break;
             TRY(walk_key(w, key, sizeof key, &n, err));
-            TRY(walk_skip(w,
-                          !strcmp(key, "vocab")    ? vocab
-                          : !strcmp(key, "merges") ? merges
-                                                   : &skipped,
-                          err));
+            struct json_slice *value = !strcmp(key, "vocab")    ? vocab
+                                       : !strcmp(key, "merges") ? merges
+                                                                : &skipped;
+            TRY(walk_skip(w, value, err));
         }
     }
 }
@@ -348,8 +347,8 @@ enum klein_status tokenizer_load_json(struct tokenizer *t, const char *json, siz
     walk_over(&w, json, bytes, name);
     TRY(find_big_parts(&w, &vocab, &merges, err));
     if (!vocab.at || !merges.at)
-        return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: \"model\" with \"vocab\" and \"merges\" is missing",
-                    name);
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "%s: no \"model\" with \"vocab\" and \"merges\": not a BPE tokenizer", name);
     TRY(parse_rest(json, bytes, vocab, merges, name, &root, err));
     const enum klein_status status = load_parts(t, root, vocab, merges, name, err);
     json_decref(root);
@@ -392,7 +391,7 @@ static enum klein_status add_qwen(struct tokenizer *t, const char *dir, struct k
 typedef enum klein_status reader(struct tokenizer *t, const char *text, size_t n, const char *name,
                                  struct klein_error *err);
 
-/* Gives dir/file to `read`. A file that is not there is an error unless *found is wanted. */
+/* Gives dir/file to `read`; *found = 0 if there is no such file. */
 static enum klein_status read_file(struct tokenizer *t, const char *dir, const char *file, int *found,
                                    reader *read, struct klein_error *err)
 {
@@ -400,8 +399,8 @@ static enum klein_status read_file(struct tokenizer *t, const char *dir, const c
     size_t n;
     if (snprintf(path, sizeof path, "%s/%s", dir, file) >= (int)sizeof path)
         return fail(err, KLEIN_E_MODEL_MISSING, "%.256s...: path is too long", dir);
-    if (found) *found = access(path, F_OK) == 0;
-    if (found && !*found) return KLEIN_OK;
+    *found = access(path, F_OK) == 0;
+    if (!*found) return KLEIN_OK;
     TRY(js_file(path, FILE_MAX, &text, &n, err));
     const enum klein_status status = read(t, text, n, path, err);
     free(text);
