@@ -677,7 +677,7 @@ Test(tokenizer, walker_reads_strings_as_json_says)
                       text);
             OK(walk_end(&w, &err));
         } else {
-            FAILS(walk_string(&w, text, sizeof text, &n, &err), KLEIN_E_MODEL_CORRUPT, "walk: byte");
+            FAILS(walk_string(&w, text, sizeof text, &n, &err), KLEIN_E_MODEL_CORRUPT, "walk: JSON: ");
         }
         free(copy);
     }
@@ -709,7 +709,7 @@ Test(tokenizer, walker_skips_whole_values)
     walk_over(&w, text, 200, "walk");
     FAILS(walk_skip(&w, &slice, &err), KLEIN_E_MODEL_CORRUPT, "deep");
     walk_over(&w, "{\"a\":[1", 7, "walk");
-    FAILS(walk_skip(&w, &slice, &err), KLEIN_E_MODEL_CORRUPT, "too early");
+    FAILS(walk_skip(&w, &slice, &err), KLEIN_E_MODEL_CORRUPT, "the text ends");
     walk_over(&w, " ,", 2, "walk");
     FAILS(walk_skip(&w, &slice, &err), KLEIN_E_MODEL_CORRUPT, "value expected");
 }

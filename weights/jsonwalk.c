@@ -6,13 +6,16 @@
 
 void walk_over(struct walker *w, const char *text, size_t bytes, const char *name)
 {
-    *w = (struct walker){.begin = text, .at = text, .end = text + bytes, .name = name};
+    *w = (struct walker){text, text + bytes, name};
 }
 
 static enum klein_status bad(const struct walker *w, const char *what, struct klein_error *err)
 {
-    return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: byte %zu: %s%s", w->name, (size_t)(w->at - w->begin),
-                w->at < w->end ? "" : "the file ends too early: ", what);
+    int shown = 0;
+    if (w->at >= w->end)
+        return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: JSON: %s, but the text ends", w->name, what);
+    while (shown < 24 && w->at + shown < w->end && (unsigned char)w->at[shown] >= ' ') shown++;
+    return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: JSON: %s at \"%.*s\"", w->name, what, shown, w->at);
 }
 
 char walk_peek(struct walker *w)

@@ -11,7 +11,7 @@
 #define WALK_DEPTH_MAX 64 /* nesting of what is skipped; real files have 6 */
 
 struct walker {
-    const char *begin, *at, *end;
+    const char *at, *end;
     const char *name; /* for messages */
 };
 
@@ -28,7 +28,7 @@ void walk_over(struct walker *w, const char *text, size_t bytes, const char *nam
  *                              if (!more) break;
  *                              TRY(walk_key(...)); read or skip the value
  *                          }
- * and an array the same with '[', ']' and no key. All return KLEIN_E_MODEL_CORRUPT with name and byte offset.
+ * and an array the same with '[', ']' and no key. All return KLEIN_E_MODEL_CORRUPT with the name and what stands there.
  */
 enum klein_status walk_enter(struct walker *w, char bracket, struct klein_error *err);
 enum klein_status walk_next(struct walker *w, int elements_before, char closing, int *more,
