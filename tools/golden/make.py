@@ -1,4 +1,4 @@
-"""Makes everything in tests/golden again:  python tools/golden/make.py tests/golden
+"""Makes everything in tests/golden again:  python tools/golden/make.py tests/golden --qwen3 MODEL/tokenizer
 
 Seeded and single-threaded: the same bytes on every run on one kind of machine (other vector units round the last bits differently).
 """
@@ -17,6 +17,7 @@ import models
 import pipeline
 import refs
 import sigmas
+import tokenizer
 import vae
 
 
@@ -28,7 +29,9 @@ def copy_without_weights(source: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write to; tests/golden in the repository")
-    out = parser.parse_args().out
+    parser.add_argument("--qwen3", type=Path, help="folder with Qwen3's tokenizer: also makes the tokenizer's goldens")
+    args = parser.parse_args()
+    out = args.out
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
 
@@ -50,6 +53,9 @@ def main() -> None:
         pipeline.make_fit(pipe, references, out)
         pipeline.make(pipe, models.load(tiny, is_distilled=False), references, out)
         pipeline.make_bf16(pipe, models.load(tiny, torch.bfloat16), references, out)
+        images.make(out)
+        if args.qwen3:
+            tokenizer.make(args.qwen3, out)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def strings(added: list[str], spaces: list[int], marks: list[int], numbers: list
 
     # Contractions: all cases, followed by a letter or not, and what folds to s.
     for short in ("s", "t", "re", "ve", "m", "ll", "d", "ſ", "K", "rE", "lL", "x", "l", "r", ""):
-        for s in {short, short.upper(), short.capitalize()}:
+        for s in sorted({short, short.upper(), short.capitalize()}):
             out.append(f"it'{s} '{s}x '{s}'{s} ''{s} 1'{s} é'{s}\u0301 ’{s}")
 
     # Normalisation: decomposed words, reordering, Hangul, singletons, exclusions, marks that the library's tables lack.
@@ -209,20 +209,16 @@ def write(path: Path, value) -> None:
     print(f"{path.name}: {len(value)} entries, {path.stat().st_size} bytes")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("qwen3", type=Path, help="folder with Qwen3's tokenizer.json and tokenizer_config.json")
-    parser.add_argument("out", type=Path, help="tests/golden in the repository")
-    arguments = parser.parse_args()
-    out = arguments.out / "tokenizer"
+def make(source: Path, golden: Path) -> None:
+    out = golden / "tokenizer"
     out.mkdir(exist_ok=True)
 
-    document = json.loads((arguments.qwen3 / "tokenizer.json").read_text(encoding="utf-8"))
+    document = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     minified = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     (out / "qwen3_tokenizer.json.gz").write_bytes(gzip.compress(minified, 9, mtime=0))
 
-    qwen3 = Tokenizer.from_file(str(arguments.qwen3 / "tokenizer.json"))
-    tiny = Tokenizer.from_file(str(arguments.out / "models/tiny/tokenizer/tokenizer.json"))
+    qwen3 = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tiny = Tokenizer.from_file(str(golden / "models/tiny/tokenizer/tokenizer.json"))
     for text, ids in KNOWN.items():
         assert qwen3.encode(text).ids == list(map(int, ids.split())), text
     classes = {"letters": scalars_of(r"\p{L}"), "numbers": scalars_of(r"\p{N}"), "spaces": scalars_of(r"\s")}
@@ -233,7 +229,7 @@ def main() -> None:
     write(out / "tiny_strings.json", [[text, tiny.encode(text).ids] for text in short])
     write(out / "unicode.json", [*([name, ranges(c)] for name, c in classes.items()), ["nfc", nfc_sums()]])
 
-    hf = AutoTokenizer.from_pretrained(arguments.qwen3)
+    hf = AutoTokenizer.from_pretrained(source)
     prompts = []
     for text in ["", *KNOWN, LANGUAGES[0], "\nnewline first", "ends with newline\n", "</think> inside <|im_start|>", "neon signs, " * 300]:
         chat = hf.apply_chat_template(
@@ -249,4 +245,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("qwen3", type=Path, help="folder with Qwen3's tokenizer.json and tokenizer_config.json")
+    parser.add_argument("out", type=Path, help="tests/golden in the repository")
+    arguments = parser.parse_args()
+    make(arguments.qwen3, arguments.out)
