@@ -1,0 +1,490 @@
+/* Whole requests through the public API against diffusers' Flux2KleinPipeline (tests/golden/README.md): every dumped tensor, the picture,
+ * and what a user of the library relies on: cancelling, two contexts, reproducibility, errors. */
+#include "support/fixture.h"
+
+#include "../engine/context.h"
+#include "../host/image.h"
+
+#include <criterion/parameterized.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct pipe {
+    char golden[24], device[8];
+    char references[2][8];
+    int n_references, base;
+};
+
+static struct pipe pipes[] = {
+    {"pipe_t2i", "cpu", {"", ""}, 0, 0},          {"pipe_edit", "cpu", {"a", ""}, 1, 0},
+    {"pipe_two_refs", "cpu", {"b", "odd"}, 2, 0}, {"pipe_base", "cpu", {"", ""}, 0, 1},
+    {"pipe_sigmas", "cpu", {"", ""}, 0, 0},       {"pipe_base_edit", "cpu", {"b", ""}, 1, 1},
+    {"pipe_base_edit", "ref", {"b", ""}, 1, 1}, /* slow, so only the shortest: it has references, guidance and all stages */
+};
+
+struct request {
+    struct klein_request q;
+    struct klein_image references[2];
+    char prompt[4096];
+};
+
+static struct klein *open_tiny(const char *device, enum klein_dtype dtype, int threads, int base)
+{
+    struct klein_error err;
+    struct klein *k;
+    struct klein_open_options o = {.size = sizeof o,
+                                   .model = GOLDEN_MODEL("tiny"),
+                                   .device = device,
+                                   .dtype = dtype,
+                                   .threads = threads,
+                                   .variant = base ? KLEIN_VARIANT_BASE : KLEIN_VARIANT_AUTO};
+    OK(klein_open(&o, &k, &err));
+    return k;
+}
+
+/* The request that a golden file describes. */
+static void request_of(struct st_file *file, const struct pipe *p, struct request *out)
+{
+    struct klein_error err;
+    *out = (struct request){0};
+    struct tensor prompt = golden(file, "prompt"), numbers = golden(file, "request");
+    memcpy(out->prompt, prompt.ptr, (size_t)prompt.cols);
+    const int32_t *n = numbers.ptr;
+    out->q = (struct klein_request){.size = sizeof out->q,
+                                    .prompt = out->prompt,
+                                    .width = n[0],
+                                    .height = n[1],
+                                    .steps = n[2],
+                                    .guidance = *(float *)golden(file, "guidance").ptr,
+                                    .latents = golden(file, "latents").ptr,
+                                    .references = out->references,
+                                    .n_references = p->n_references};
+    if (st_find(file, "sigmas_in")) out->q.sigmas = golden(file, "sigmas_in").ptr;
+    cr_assert(n[3] == p->n_references);
+    for (int k = 0; k < p->n_references; k++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/%s.png", GOLDEN("refs"), p->references[k]);
+        OK(image_read(path, &out->references[k], &err));
+    }
+}
+
+static void request_free(struct request *r)
+{
+    for (int k = 0; k < r->q.n_references; k++) image_free(&r->references[k]);
+}
+
+/* --- every tensor --- */
+
+struct comparison {
+    struct st_file *file;
+    int seen;
+};
+
+/* The golden of a tap: stored whole, or every Nth row of it as "NAME@N". NULL: not stored. */
+static const struct st_tensor *golden_of(struct st_file *file, const char *prefix, const char *name,
+                                         int *every)
+{
+    char want[96];
+    int n = snprintf(want, sizeof want, "%s%s", prefix, name);
+    for (int i = 0; i < st_count(file); i++) {
+        const struct st_tensor *t = st_get(file, i);
+        if (strncmp(t->name, want, (size_t)n) || (t->name[n] && t->name[n] != '@')) continue;
+        *every = t->name[n] ? atoi(t->name + n + 1) : 1;
+        return t;
+    }
+    return NULL;
+}
+
+static struct tensor tap_tensor(const struct klein_tap *tap)
+{
+    int rows = tap->ndim > 1 ? (int)tap->shape[0] : 1, cols = tap->ndim > 1 ? 1 : (int)tap->shape[0];
+    for (int d = 1; d < tap->ndim; d++) cols *= (int)tap->shape[d];
+    return tensor_of((void *)tap->data, tap->is_int32 ? DT_I32 : DT_F32, rows, cols);
+}
+
+static void compare_tap(void *user, const struct klein_tap *tap)
+{
+    struct comparison *c = user;
+    int every;
+    const struct st_tensor *want = golden_of(c->file, "", tap->name, &every);
+    if (!want) return;
+    double tolerance = tap->is_int32                                                       ? 0
+                       : !strncmp(tap->name, "latents.", 8) || !strcmp(tap->name, "image") ? 1e-3
+                                                                                           : 1e-4;
+    double error = relative_l2(every_row(tap_tensor(tap), every), golden(c->file, want->name));
+    cr_assert(error <= tolerance, "%s: relative L2 %.3g, allowed %.3g", want->name, error, tolerance);
+    c->seen++;
+}
+
+/* Tensors in the file that are results, and so have to be compared. */
+static int expected_results(struct st_file *file)
+{
+    static const char *const request[] = {"prompt",  "request",   "guidance",
+                                          "latents", "sigmas_in", "image_u8"};
+    int n = 0;
+    for (int i = 0; i < st_count(file); i++) {
+        const char *name = st_get(file, i)->name;
+        int result = strncmp(name, "negative_", 9) != 0;
+        for (size_t j = 0; j < sizeof request / sizeof *request; j++) result &= strcmp(name, request[j]) != 0;
+        n += result;
+    }
+    return n;
+}
+
+static int u8_difference(const struct klein_image *image, struct tensor want)
+{
+    int worst = 0;
+    size_t n = (size_t)image->width * (size_t)image->height * 3;
+    cr_assert((size_t)want.rows * (size_t)want.cols == n);
+    for (size_t i = 0; i < n; i++) {
+        int d = abs((int)image->rgb[i] - ((const uint8_t *)want.ptr)[i]);
+        if (d > worst) worst = d;
+    }
+    return worst;
+}
+
+ParameterizedTestParameters(pipeline, f32)
+{
+    return cr_make_param_array(struct pipe, pipes, sizeof pipes / sizeof *pipes);
+}
+
+ParameterizedTest(struct pipe *p, pipeline, f32)
+{
+    struct klein_error err;
+    struct request r;
+    struct klein_result result;
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s.safetensors", GOLDEN("."), p->golden);
+    struct comparison c = {golden_open(path), 0};
+    struct klein *k = open_tiny(p->device, KLEIN_DTYPE_F32, 2, p->base);
+    request_of(c.file, p, &r);
+    r.q.tap = compare_tap;
+    r.q.tap_user = &c;
+    r.q.tap_blocks = 1;
+    OK(klein_generate(k, &r.q, &result, &err));
+    cr_assert(c.seen == expected_results(c.file), "%d tensors compared, expected %d", c.seen,
+              expected_results(c.file));
+    int worst = u8_difference(&result.images[0], golden(c.file, "image_u8"));
+    cr_assert(worst <= 1, "the picture differs by %d levels", worst);
+    klein_result_free(&result);
+    request_free(&r);
+    klein_close(k);
+    st_close(c.file);
+}
+
+/* --- bf16: at most twice as far from the f32 reference as the reference's own bf16 --- */
+
+static void compare_bf16(void *user, const struct klein_tap *tap)
+{
+    struct comparison *c = user;
+    int every;
+    const struct st_tensor *f32 = golden_of(c->file, "f32.", tap->name, &every);
+    const struct st_tensor *b16 = golden_of(c->file, "bf16.", tap->name, &every);
+    if (!f32 || !b16) return;
+    struct tensor exact = golden(c->file, f32->name);
+    double theirs = relative_l2(golden(c->file, b16->name), exact),
+           ours = relative_l2(every_row(tap_tensor(tap), every), exact);
+    cr_assert(theirs > 0);
+    cr_assert(ours <= 2 * theirs, "%s: bf16 error %.3g, the reference's own is %.3g", tap->name, ours,
+              theirs);
+    c->seen++;
+}
+
+static struct pipe bf16_pipes[] = {{"bf16_t2i", "cpu", {"", ""}, 0, 0},
+                                   {"bf16_edit", "cpu", {"a", ""}, 1, 0},
+                                   {"bf16_edit", "ref", {"a", ""}, 1, 0}};
+
+ParameterizedTestParameters(pipeline, bf16)
+{
+    return cr_make_param_array(struct pipe, bf16_pipes, sizeof bf16_pipes / sizeof *bf16_pipes);
+}
+
+ParameterizedTest(struct pipe *p, pipeline, bf16)
+{
+    struct klein_error err;
+    struct request r;
+    struct klein_result result;
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s.safetensors", GOLDEN("."), p->golden);
+    struct comparison c = {golden_open(path), 0};
+    struct klein *k = open_tiny(p->device, KLEIN_DTYPE_BF16, 2, p->base);
+    request_of(c.file, p, &r);
+    r.q.tap = compare_bf16;
+    r.q.tap_user = &c;
+    OK(klein_generate(k, &r.q, &result, &err));
+    cr_assert(c.seen >= 4 + p->n_references, "%d tensors compared",
+              c.seen); /* text, velocity, latents, image; references */
+    klein_result_free(&result);
+    request_free(&r);
+    klein_close(k);
+    st_close(c.file);
+}
+
+/* --- the library --- */
+
+static uint64_t hash_of(struct klein *k, const struct klein_request *q)
+{
+    struct klein_error err;
+    struct klein_result result;
+    OK(klein_generate(k, q, &result, &err));
+    uint64_t h = result.latent_hashes[0];
+    for (size_t i = 0; i < (size_t)result.width * (size_t)result.height * 3; i++)
+        h = (h ^ result.images[0].rgb[i]) * 0x100000001b3u;
+    klein_result_free(&result);
+    return h;
+}
+
+Test(pipeline, same_bytes_whatever_the_threads)
+{
+    struct klein_request q = {
+        .size = sizeof q, .prompt = "a cat", .width = 96, .height = 80, .steps = 2, .seed = 7};
+    for (int dtype = KLEIN_DTYPE_F32; dtype <= KLEIN_DTYPE_BF16; dtype++) {
+        uint64_t hash[3];
+        for (int threads = 1; threads <= 3; threads++) {
+            struct klein *k = open_tiny("cpu", (enum klein_dtype)dtype, threads, 0);
+            hash[threads - 1] = hash_of(k, &q);
+            cr_assert(hash_of(k, &q) == hash[threads - 1], "not the same on repetition");
+            klein_close(k);
+        }
+        cr_assert(hash[0] == hash[1] && hash[0] == hash[2], "the number of threads changes the picture");
+    }
+}
+
+Test(pipeline, several_images_are_those_of_their_seeds)
+{
+    struct klein_error err;
+    struct klein_result many, one;
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 0);
+    struct klein_request q = {
+        .size = sizeof q, .prompt = "a cat", .width = 32, .height = 48, .steps = 2, .seed = 41, .images = 3};
+    OK(klein_generate(k, &q, &many, &err));
+    cr_assert(many.n_images == 3);
+    for (int i = 0; i < 3; i++) {
+        q.images = 1;
+        q.seed = 41 + (uint64_t)i;
+        OK(klein_generate(k, &q, &one, &err));
+        cr_assert(many.seeds[i] == q.seed);
+        cr_assert(many.latent_hashes[i] == one.latent_hashes[0], "image %d differs from its seed's", i);
+        cr_assert(!memcmp(many.images[i].rgb, one.images[0].rgb, 32 * 48 * 3));
+        klein_result_free(&one);
+    }
+    cr_assert(many.latent_hashes[0] != many.latent_hashes[1]);
+    klein_result_free(&many);
+    klein_close(k);
+}
+
+static void *generate_in_thread(void *hash)
+{
+    struct klein_request q = {
+        .size = sizeof q, .prompt = "two contexts", .width = 32, .height = 32, .steps = 1, .seed = 3};
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 1, 0);
+    *(uint64_t *)hash = hash_of(k, &q);
+    klein_close(k);
+    return NULL;
+}
+
+Test(pipeline, two_contexts_at_once)
+{
+    pthread_t thread[2];
+    uint64_t hash[2] = {0, 1}, alone;
+    for (int i = 0; i < 2; i++) cr_assert(!pthread_create(&thread[i], NULL, generate_in_thread, &hash[i]));
+    for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
+    generate_in_thread(&alone);
+    cr_assert(hash[0] == alone && hash[1] == alone);
+}
+
+static int cancel_at_second_step(void *user, const struct klein_progress *p)
+{
+    ++*(int *)user;
+    return p->stage == KLEIN_STAGE_DENOISE && p->step == 1;
+}
+
+Test(pipeline, cancelled_within_a_step)
+{
+    struct klein_error err;
+    struct klein_result result;
+    int calls = 0;
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 0);
+    struct klein_request q = {.size = sizeof q,
+                              .prompt = "a cat",
+                              .width = 32,
+                              .height = 32,
+                              .steps = 4,
+                              .progress = cancel_at_second_step,
+                              .progress_user = &calls};
+    FAILS(klein_generate(k, &q, &result, &err), KLEIN_E_CANCELLED, "cancelled");
+    cr_assert(result.n_images == 0 && !result.images && calls > 10);
+    q.progress = NULL; /* the context is as good as new */
+    OK(klein_generate(k, &q, &result, &err));
+    klein_result_free(&result);
+    klein_close(k);
+}
+
+static int progress_rises(void *user, const struct klein_progress *p)
+{
+    double *last = user;
+    cr_assert(p->fraction >= *last && p->fraction <= 1, "progress went from %g to %g", *last, p->fraction);
+    *last = p->fraction;
+    return 0;
+}
+
+Test(pipeline, progress_rises_to_one)
+{
+    struct klein_error err;
+    struct klein_result result;
+    double last = 0;
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 1);
+    struct klein_request q = {.size = sizeof q,
+                              .prompt = "a cat",
+                              .width = 32,
+                              .height = 32,
+                              .steps = 2,
+                              .images = 2,
+                              .progress = progress_rises,
+                              .progress_user = &last};
+    OK(klein_generate(k, &q, &result, &err));
+    cr_assert(last == 1);
+    klein_result_free(&result);
+    klein_close(k);
+}
+
+Test(pipeline, bad_requests)
+{
+    struct klein_error err;
+    struct klein_result result;
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 1, 0);
+    uint8_t pixels[3 * 32 * 32] = {0};
+    const struct klein_image small = {32, 32, pixels};
+    const float rising[2] = {0.5f, 0.7f};
+    const struct {
+        struct klein_request q;
+        const char *message;
+    } cases[] = {
+        {{.prompt = "x", .width = 520, .height = 512},
+         "width 520: must be a multiple of 16; the nearest is 528"},
+        {{.prompt = "x", .width = 512, .height = 0}, "give both width and height"},
+        {{.prompt = "x", .width = 8, .height = 512}, "width 8: must be from 16"},
+        {{.prompt = "x", .width = 512, .height = 100000}, "height 100000: must be from 16 to 4096"},
+        {{.prompt = "x", .width = -16, .height = 16}, "width -16"},
+        {{.prompt = "x", .steps = -1}, "-1 steps"},
+        {{.prompt = "x", .steps = 1001}, "1001 steps: must be from 1 to 1000"},
+        {{.prompt = "x", .images = 65}, "65 images"},
+        {{.prompt = "x", .guidance = NAN}, "guidance nan"},
+        {{.prompt = "x", .steps = 2, .sigmas = rising}, "sigma 2 is 0.7"},
+        {{.prompt = "x", .n_references = 17, .references = &small}, "17 reference images: at most 16"},
+        {{.prompt = NULL}, "no prompt"},
+        {{.prompt = "\xff"}, "UTF-8"},
+        {{.prompt = "x", .prompt_embeds = rising, .embed_rows = 3},
+         "prompt embeddings have 3 rows: this model needs 512"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct klein_request q = cases[i].q;
+        q.size = sizeof q;
+        FAILS(klein_generate(k, &q, &result, &err), KLEIN_E_USAGE, cases[i].message);
+    }
+    struct klein_request q = {.size = sizeof q, .prompt = "x", .references = &small, .n_references = 1};
+    FAILS(klein_generate(k, &q, &result, &err), KLEIN_E_INPUT, "reference 1");
+    FAILS(klein_generate(k, &(struct klein_request){.prompt = "x"}, &result, &err), KLEIN_E_USAGE,
+          "size must be");
+    klein_close(k);
+
+    struct klein *none = k;
+    FAILS(klein_open(&(struct klein_open_options){.size = sizeof(struct klein_open_options)}, &none, &err),
+          KLEIN_E_USAGE, "no model");
+    cr_assert(!none);
+    FAILS(klein_open(&(struct klein_open_options){.size = sizeof(struct klein_open_options),
+                                                  .model = GOLDEN_MODEL("tiny"),
+                                                  .device = "abacus"},
+                     &none, &err),
+          KLEIN_E_NO_DEVICE, "abacus");
+}
+
+Test(pipeline, warnings)
+{
+    struct klein_error err;
+    struct klein_result result;
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 0);
+    char prompt[8000] = "";
+    for (int i = 0; i < 1200; i++) strcat(prompt, i < 1199 ? "word " : "end");
+    struct klein_request q = {
+        .size = sizeof q, .prompt = prompt, .width = 16, .height = 16, .steps = 1, .guidance = 3};
+    OK(klein_generate(k, &q, &result, &err));
+    cr_assert(strstr(result.warning, "guidance 3 is ignored"), "%s", result.warning);
+    cr_assert(strstr(result.warning, "tokens too long"), "%s", result.warning);
+    cr_assert(strstr(result.warning, "word"), "%s", result.warning);
+    cr_assert(result.prompt_tokens == 512);
+    klein_result_free(&result);
+    klein_close(k);
+}
+
+Test(pipeline, embeddings_replace_the_encoder)
+{
+    struct klein_error err;
+    struct klein_result with, without;
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 0);
+    struct st_file *file = golden_open(GOLDEN("encoder.safetensors"));
+    char prompt[512] = "";
+    struct tensor text = golden(file, "short.prompt");
+    memcpy(prompt, text.ptr, (size_t)text.cols);
+    struct klein_request q = {.size = sizeof q, .prompt = prompt, .width = 32, .height = 32, .steps = 1};
+    OK(klein_generate(k, &q, &without, &err));
+    q.prompt_embeds = golden(file, "short.prompt_embeds").ptr;
+    q.embed_rows = 512;
+    OK(klein_generate(k, &q, &with, &err));
+    struct tensor a = tensor_of(with.images[0].rgb, DT_U8, 32, 96),
+                  b = tensor_of(without.images[0].rgb, DT_U8, 32, 96);
+    cr_assert(max_abs_diff(a, b) <= 1);
+    klein_result_free(&with);
+    klein_result_free(&without);
+    st_close(file);
+    klein_close(k);
+}
+
+Test(pipeline, plan_matches_the_published_counts)
+{
+    /* FLOPs per step and of the encoder and decoder: the figures of the model's description, in TFLOP. */
+    static const struct {
+        int size, references;
+        double step, decode;
+    } cases[] = {
+        {512, 0, 10.17, 2.516}, {512, 1, 44.32, 2.516}, {1024, 0, 34.82, 10.475}, {1024, 2, 128.89, 10.475}};
+    struct klein_error err;
+    struct model_config config;
+    struct klein_image references[2] = {{1024, 1024, NULL}, {1024, 1024, NULL}};
+    OK(config_named("klein-4b", &config, &err));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct plan plan;
+        struct klein_request q = {.size = sizeof q,
+                                  .width = cases[i].size,
+                                  .height = cases[i].size,
+                                  .references = references,
+                                  .n_references = cases[i].references};
+        OK(plan_make(&config, DT_BF16, &q, &plan, &err));
+        double step = plan.stage[KLEIN_STAGE_DENOISE].flops / 4e12,
+               text = plan.stage[KLEIN_STAGE_TEXT].flops / 1e12;
+        double decoded = plan.stage[KLEIN_STAGE_DECODE].flops / 1e12;
+        cr_assert(fabs(step / cases[i].step - 1) < 0.005, "step: %.3f TFLOP, published %.3f", step,
+                  cases[i].step);
+        cr_assert(fabs(decoded / cases[i].decode - 1) < 0.005, "decode: %.3f TFLOP, published %.3f", decoded,
+                  cases[i].decode);
+        cr_assert(text > 2.7 && text < 3.0, "text: %.3f TFLOP", text);
+        cr_assert(plan.arena_bytes > (size_t)64 << 20 && plan.arena_bytes < (size_t)1536 << 20, "arena: %zu",
+                  plan.arena_bytes);
+        plan_free(&plan);
+    }
+}
+
+Test(pipeline, example)
+{
+    char command[1024], path[512], header[16] = "";
+    snprintf(path, sizeof path, "%s/minimal.ppm", test_dir());
+    snprintf(command, sizeof command, "'%s/minimal' '%s' 'a cat' '%s' 2>/dev/null", KLEIN_BINARY_DIR,
+             GOLDEN_MODEL("tiny"), path);
+    cr_assert(system(command) == 0, "%s", command);
+    FILE *f = fopen(path, "rb");
+    cr_assert(f && fread(header, 1, 12, f) == 12 && !memcmp(header, "P6\n64 64\n255", 12), "%s", header);
+    fclose(f);
+}
