@@ -80,6 +80,11 @@ int cli_number(const char *text, double min, double max, double *out)
     return 1;
 }
 
+const char *cli_operand_label(const struct cli_command *command)
+{
+    return command->operand.choices ? command->operand.choices : command->operand.argument;
+}
+
 /* "auto, f32 or bf16" */
 static void list_choices(char *out, size_t size, const char *choices)
 {
@@ -299,7 +304,7 @@ enum klein_status cli_parse(const struct cli_command *command, int argc, char **
             TRY(take_letters(&p, word, err));
     }
     if (command->operand_needed && !p.operands)
-        return fail(err, KLEIN_E_USAGE, "%s is missing: klein %s %s; see klein %s --help",
-                    command->operand.argument, command->name, command->operand.argument, command->name);
+        return fail(err, KLEIN_E_USAGE, "something is missing: klein %s %s", command->name,
+                    cli_operand_label(command));
     return check_exclusions(&p, err);
 }

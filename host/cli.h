@@ -98,6 +98,9 @@ void cli_guess_offer(struct cli_guess *guess, const char *word, const char *cand
 /* Item i of "a|b|c" and its length; NULL past the end. */
 const char *cli_choice(const char *choices, int i, int *length);
 
+/* How the operand is written in usage lines: its name, or its choices; NULL if the command takes none. */
+const char *cli_operand_label(const struct cli_command *command);
+
 /* One number that fills all of `text`, in [min, max]; 0 if it is not. (For options and for lists of numbers.)
  */
 int cli_number(const char *text, double min, double max, double *out);

@@ -186,21 +186,26 @@ static enum klein_status read_prompt(struct generation *g, struct klein_error *e
     return KLEIN_OK;
 }
 
-static enum klein_status read_files(struct generation *g, struct klein_error *err)
+static enum klein_status read_references(struct generation *g, struct klein_error *err)
+{
+    const struct settings *s = g->s;
+    TRY(inputs_references(s->references.item, s->references.n, g->references, err));
+    g->request.references = g->references;
+    g->request.n_references = s->references.n;
+    return KLEIN_OK;
+}
+
+static enum klein_status read_tensors(struct generation *g, struct klein_error *err)
 {
     const struct settings *s = g->s;
     struct klein_request *q = &g->request;
-    TRY(inputs_references(s->references.item, s->references.n, g->references, err));
-    q->references = g->references;
-    q->n_references = s->references.n;
     if (s->latents) TRY(inputs_latents(s->latents, &g->latents, &q->width, &q->height, err));
-    q->latents = g->latents;
-    if (s->prompt_embeds) {
+    if (s->prompt_embeds)
         TRY(inputs_embeds(s->prompt_embeds, g->model.text_length, g->model.text_width, &g->prompt_embeds,
                           err));
-        q->prompt_embeds = g->prompt_embeds;
-        q->embed_rows = g->model.text_length;
-    }
+    q->latents = g->latents;
+    q->prompt_embeds = g->prompt_embeds;
+    q->embed_rows = g->prompt_embeds ? g->model.text_length : 0;
     return KLEIN_OK;
 }
 
@@ -262,9 +267,10 @@ static enum klein_status prepare(struct generation *g, struct klein_error *err)
     TRY(output_check(&g->output, err));
     if (s->dump) TRY(output_check_file(s->dump, err));
     TRY(read_prompt(g, err));
+    TRY(read_references(g, err));
     TRY(model_open(&s->model, &s->device, s->messages.quiet, &g->klein, err));
     klein_model_info(g->klein, &g->model);
-    TRY(read_files(g, err));
+    TRY(read_tensors(g, err));
     return choose_size(g, err);
 }
 

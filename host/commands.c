@@ -5,6 +5,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,6 +69,9 @@ static enum klein_status dispatch(int argc, char **argv, struct klein_error *err
 int commands_main(int argc, char **argv)
 {
     struct klein_error err = {0};
+    signal(
+        SIGPIPE,
+        SIG_DFL); /* end as filters do when nobody reads; some parents ignore it, and children inherit that */
     enum klein_status status = dispatch(argc, argv, &err);
     if (fflush(stdout) || ferror(stdout)) {
         fail(&err, KLEIN_E_OUTPUT, "cannot write to standard output: %s", strerror(errno));

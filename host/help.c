@@ -140,7 +140,7 @@ static void sentence(char *out, size_t size, const char *summary)
 
 static void usage_line(char *out, size_t size, const struct cli_command *c)
 {
-    const char *operand = c->operand.argument;
+    const char *operand = cli_operand_label(c);
     snprintf(out, size, "klein %s%s%s%s%s", c->name, c->groups ? " [options]" : "",
              operand ? c->operand_needed ? " " : " [" : "", operand ? operand : "",
              operand && !c->operand_needed ? "]" : "");

@@ -1,7 +1,9 @@
 #include "shared_options.h"
 #include "message.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define AT(field) offsetof(struct model_settings, field)
@@ -82,20 +84,18 @@ enum klein_status model_choose(const struct model_settings *m, struct klein_open
                                        .text_encoder = m->text_encoder,
                                        .vae = m->vae,
                                        .variant = (enum klein_variant)m->variant};
-    if (m->model && !*m->model)
-        return fail(err, KLEIN_E_USAGE, "-m needs the path of a model folder, not an empty text");
-    if (out->model || (m->transformer && m->text_encoder && m->vae)) return KLEIN_OK;
-    if (from_environment && *from_environment) {
-        out->model = from_environment;
-        return KLEIN_OK;
+    if (!out->model && !(m->transformer && m->text_encoder && m->vae)) {
+        out->model = from_environment && *from_environment ? from_environment : demo_model();
+        *demo = out->model && out->model != from_environment;
+        if (!out->model)
+            return fail(err, KLEIN_E_MODEL_MISSING,
+                        "no model: give its folder with -m DIR or in KLEIN_MODEL (to try things out, \"klein "
+                        "make-random -o "
+                        "DIR\" makes one that draws noise)");
     }
-    out->model = demo_model();
-    if (!out->model)
-        return fail(err, KLEIN_E_MODEL_MISSING,
-                    "no model: give its folder with -m DIR or in KLEIN_MODEL (to try things out, \"klein "
-                    "make-random --config tiny "
-                    "-o DIR\" makes one that draws noise)");
-    *demo = 1;
+    if (out->model && access(out->model, F_OK))
+        return fail(err, KLEIN_E_MODEL_MISSING, "there is no model at \"%s\"%s: %s", out->model,
+                    out->model == from_environment ? " (from KLEIN_MODEL)" : "", strerror(errno));
     return KLEIN_OK;
 }
 
@@ -105,6 +105,10 @@ enum klein_status model_open(const struct model_settings *m, const struct device
     struct klein_open_options options;
     int demo;
     TRY(model_choose(m, &options, &demo, err));
+    if (d->device && !strcmp(d->device, "null"))
+        return fail(
+            err, KLEIN_E_NO_DEVICE,
+            "device \"null\" only counts (for klein plan); \"klein devices\" lists those that compute");
     options.device = d->device;
     options.threads = d->threads;
     options.dtype = (enum klein_dtype)d->dtype;

@@ -30,5 +30,4 @@ void signals_install(void)
         if (old.sa_handler != SIG_IGN || stops[i] == SIGINT)
             sigaction(stops[i], &action, NULL); /* nohup stays in force */
     }
-    signal(SIGPIPE, SIG_DFL); /* some parents ignore it, and children inherit that */
 }

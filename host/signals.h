@@ -1,6 +1,5 @@
-/* signals.h: Ctrl-C. The first SIGINT (or SIGTERM, SIGHUP) asks the work to stop, which it does between two
- * operations, leaving no partial file; the second one ends the process at once. A closed pipe (SIGPIPE) ends
- * it silently, as it does any Unix filter. Installed when the long work begins: until then (while waiting for
+/* signals.h: Ctrl-C. The first SIGINT (or SIGTERM, SIGHUP) asks the work to stop, which it does between two operations, leaving no
+ * partial file; the second one ends the process at once. Installed when the long work begins: until then (while waiting for
  * standard input, say) one Ctrl-C is enough. */
 #ifndef KLEIN_SIGNALS_H
 #define KLEIN_SIGNALS_H

@@ -46,6 +46,14 @@ enum klein_status size_check(struct size size, struct klein_error *err)
                 size.height, SIZE_STEP, good.width, good.height);
 }
 
+/* One side given alone, before the other one follows from it. */
+static enum klein_status check_side(const char *name, int side, struct klein_error *err)
+{
+    if (side == nearest(side)) return KLEIN_OK;
+    return fail(err, KLEIN_E_USAGE, "%s %d must be a multiple of %d up to %d; the nearest is %d", name, side,
+                SIZE_STEP, SIZE_LARGEST, nearest(side));
+}
+
 static enum klein_status parse_aspect(const char *text, double *out, struct klein_error *err)
 {
     double a, b;
@@ -74,6 +82,8 @@ enum klein_status size_choose(const char *size, int width, int height, const cha
         return size_check(*out, err);
     }
     if (aspect) TRY(parse_aspect(aspect, &ratio, err));
+    if (width) TRY(check_side("width", width, err));
+    if (height) TRY(check_side("height", height, err));
     if (width && height) {
         *out = (struct size){width, height};
     } else if (width) {
