@@ -1,0 +1,163 @@
+"""train_flow: text encoder and transformer together, by flow matching, on pictures, edits and pairs of references.
+
+Two choices make four Euler steps enough without a teacher. The pairing of noise and picture is chosen: the six numbers of a picture's Look
+are read from the noise (the means of its first six channels, through the normal distribution), so noise and text determine the picture, the
+exact flow is straight, and there is nothing to average over. And most training times are the four of the sampler.
+"""
+import argparse
+import math
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+
+import captions
+import common
+import data
+import model
+import tokenizer
+import world
+from optimizer import Both
+
+STATE = common.STATE / "flow.pt"
+FIRST, THEN, SWITCH = (14, 2, 0), (7, 4, 2), 0.3  # samples in a step of one worker: texts, edits, pairs; what part of the training is first
+AT_SIGMAS = 0.6  # fraction of times that are one of the sampler's
+
+
+def couple(noise, looks):
+    """Noise [b, 64, 128] whose first channels' means say `looks` [b, LOOKS]; its distribution stays normal."""
+    wanted = torch.special.ndtri((torch.from_numpy(np.stack(looks)).double().clamp(-0.998, 0.998) + 1) / 2).float()
+    have = noise[:, :, : world.LOOKS].sum(1) / math.sqrt(noise.shape[1])
+    noise[:, :, : world.LOOKS] += ((wanted - have) / math.sqrt(noise.shape[1]))[:, None]
+    return noise
+
+
+def times(count):
+    """Half or more at the sampler's noise levels, the rest from its shifted distribution."""
+    levels = torch.tensor(model.sigmas()[:-1])
+    s = torch.rand(count)
+    shift = levels[1] / (1 - levels[1]) / 3  # e^mu: levels[1] is the shifted 3/4
+    anywhere = shift * s / (1 + (shift - 1) * s)
+    return torch.where(torch.rand(count) < AT_SIGMAS, levels[torch.randint(len(levels), (count,))], anywhere)
+
+
+class Batches:
+    def __init__(self, rng):
+        self.rng, self.shards, self.prompts = rng, data.Shards(), tokenizer.Prompts()
+
+    def latents(self, index):
+        return self.shards.latents[torch.tensor(index)].float()
+
+    def texts(self, count):
+        index = self.rng.integers(len(self.shards.drawn), size=count).tolist()
+        drawn = [self.shards.drawn[i] for i in index]
+        x = self.latents(index)
+        noise = couple(torch.randn_like(x), [look for _, look in drawn])
+        return [captions.caption(self.rng, scene) for scene, _ in drawn], x, noise, []
+
+    def with_references(self, episodes, count):
+        """Episodes are (text, reference, ..., target)."""
+        chosen = [episodes[i] for i in self.rng.integers(len(episodes), size=count)]
+        text, *index = zip(*chosen)
+        *references, x = [self.latents(list(i)) for i in index]
+        return list(text), x, torch.randn_like(x), references
+
+    def step(self, texts, edits, pairs):
+        yield self.texts(texts)
+        yield self.with_references(self.shards.edits, edits)
+        if pairs:
+            yield self.with_references(self.shards.pairs, pairs)
+
+
+def loss_of(encoder, transformer, prompts, text, x, noise, references):
+    """Per-sample mean squared error of the velocity."""
+    ids, mask = map(torch.from_numpy, prompts(text))
+    t = times(len(x))
+    noisy = (1 - t)[:, None, None] * x + t[:, None, None] * noise
+    with torch.autocast("cpu", torch.bfloat16):
+        context = model.encode_text(encoder, ids, mask)
+        v = model.velocity(transformer, context, noisy, t, references)
+    return ((v.float() - (noise - x)) ** 2).mean((1, 2))
+
+
+@torch.no_grad()
+def draw_sheet(batches, encoder, transformer, vae, path):
+    """Rows: four steps from text | wanted; the same for edits (reference, made, wanted) and pairs."""
+    rng, kept = np.random.default_rng(7), batches.rng
+    batches.rng = rng
+    torch_state = torch.get_rng_state()
+    torch.manual_seed(7)
+    rows = []
+    for text, x, noise, references in (batches.texts(8), batches.texts(8), batches.with_references(batches.shards.edits, 8),
+                                       batches.with_references(batches.shards.pairs, 8)):
+        ids, mask = map(torch.from_numpy, batches.prompts(text))
+        made = model.sample(transformer, model.encode_text(encoder, ids, mask), noise, references)
+        rows += [np.concatenate(list(data.decode(vae, z)), 1) for z in (*references, made, x)]
+        print(*text, sep=" | ")
+    Image.fromarray(np.concatenate(rows, 0)).save(path)
+    torch.set_rng_state(torch_state)
+    batches.rng = kept
+
+
+def is_matrix(name, p):
+    """Muon's share: the blocks' matrices."""
+    return p.ndim == 2 and ("blocks." in name or "layers." in name)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--steps", type=int, default=8000)
+    p.add_argument("--until", type=float, default=0, help="end at this Unix time instead, learning rate included")
+    p.add_argument("--sheet-every", type=int, default=500)
+    args = p.parse_args()
+    common.setup(3)
+    log = common.Log("flow")
+    batches = Batches(np.random.default_rng(int(time.time()) + common.RANK))
+    vae = data.load_vae()
+    encoder, transformer = model.new_text_encoder(batches.prompts.pad), model.new_transformer()
+    averages = [common.Average(m, 0.998) for m in (encoder, transformer)]
+    optimizer = Both([encoder, transformer], is_matrix, lr=2e-3, adam_lr=1e-3)
+    torch.manual_seed(int(time.time()) + common.RANK)
+    step, spent = 0, 0.0
+    if state := common.load(STATE):
+        for m, s in zip((encoder, transformer, averages[0].module, averages[1].module), state["weights"]):
+            m.load_state_dict(s)
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["spent"]
+        averages[0].steps = averages[1].steps = step
+    begun, recent, done = time.time() - spent, [], 0.0
+    while done < 1:
+        common.wait_if_paused()
+        start = time.time()
+        mix = FIRST if done < SWITCH else THEN
+        parts = []
+        for batch in batches.step(*mix):
+            part = loss_of(encoder, transformer, batches.prompts, *batch)
+            (part.sum() / sum(mix) / common.WORKERS).backward()
+            parts.append(part.mean().item())
+        parts += [float("nan")] * (3 - len(parts))
+        done = common.agree((time.time() - begun) / (args.until - begun) if args.until else (step + 1) / args.steps)
+        norm = optimizer.step(common.learning_rate(min(done, 1)))
+        for average, m in zip(averages, (encoder, transformer)):
+            average.update(m)
+        step += 1
+        spent += time.time() - start
+        recent.append(parts)
+        if step % 100 == 0:
+            batches.shards.refresh()
+        if common.RANK:
+            continue
+        if step % 50 == 0:
+            text, edit, pair = np.mean(recent, 0)
+            recent = []
+            log.add(step=step, minutes=spent / 60, text=float(text), edit=float(edit), pair=float(pair), norm=norm, done=done)
+        if step % 100 == 0 or done >= 1:
+            common.save(STATE, weights=[m.state_dict() for m in (encoder, transformer, averages[0].module, averages[1].module)],
+                        optimizer=optimizer.state_dict(), step=step, spent=spent)
+        if step % args.sheet_every == 0 or done >= 1:
+            draw_sheet(batches, averages[0].module, averages[1].module, vae, common.STATE / "flow.png")
+
+
+if __name__ == "__main__":
+    main()
