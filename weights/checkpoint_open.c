@@ -43,10 +43,18 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* The folder that holds `path`. out may be path. */
+/* Paths of PATH_MAX and more never come here: the system knows no file of such a name. */
+static void copy_path(char out[PATH_MAX], const char *path)
+{
+    size_t n = strnlen(path, PATH_MAX - 1);
+    memmove(out, path, n);
+    out[n] = 0;
+}
+
+/* The folder that holds `path`. */
 static void parent(char out[PATH_MAX], const char *path)
 {
-    snprintf(out, PATH_MAX, "%s", path);
+    copy_path(out, path);
     size_t n = strlen(out);
     while (n > 1 && out[n - 1] == '/') out[--n] = 0;
     char *slash = strrchr(out, '/');
@@ -66,7 +74,7 @@ static enum klein_status place_override(struct place *p, enum checkpoint_part wh
     if (kind_of(path) == ABSENT) return fail(err, KLEIN_E_MODEL_MISSING, "%s: %s", path, strerror(errno));
     TRY(join(inner, path, checkpoint_part_name(which), err));
     if (kind_of(inner) == A_FOLDER) path = inner; /* a whole model was given: its part is meant */
-    snprintf(p->path, sizeof p->path, "%s", path);
+    copy_path(p->path, path);
     p->overridden = 1;
     return KLEIN_OK;
 }
@@ -78,7 +86,7 @@ static enum klein_status find_places(const struct checkpoint_paths *paths, struc
                *model = paths->model;
     enum kind kind = model ? kind_of(model) : ABSENT;
     if (model && kind == ABSENT) return fail(err, KLEIN_E_MODEL_MISSING, "%s: %s", model, strerror(errno));
-    if (kind == A_FOLDER) snprintf(w->root, sizeof w->root, "%s", model);
+    if (kind == A_FOLDER) copy_path(w->root, model);
     if (kind == A_FILE) {
         parent(w->root, model);
         if (!paths->transformer) overrides[PART_TRANSFORMER] = model;
@@ -122,7 +130,7 @@ static enum klein_status find_tokenizer(struct checkpoint *c, const struct place
     if (text->is_file)
         parent(around, text->path);
     else
-        snprintf(around, sizeof around, "%s", text->path);
+        copy_path(around, text->path);
     parent(above, around);
     int own_first = text->overridden && !text->is_file;
     const char *folders[3] = {own_first ? around : w->root, own_first ? above : around,
@@ -170,7 +178,7 @@ static enum klein_status find_variant(struct model_config *c, const struct check
 {
     const struct place *t = &w->part[PART_TRANSFORMER];
     char folder[PATH_MAX];
-    snprintf(folder, sizeof folder, "%s", w->root);
+    copy_path(folder, w->root);
     if (t->overridden) parent(folder, t->path);
     if (paths->model && paths->transformer)
         c->distilled = -1; /* klein.json spoke of the model's own transformer */

@@ -73,7 +73,8 @@ static void read_klein(const struct js_object *o, struct model_config *c)
             return;
         }
     }
-    int outputs[MAX_TEXT_OUTPUTS], n = js_ints(o, "text_outputs", 1, MAX_BLOCKS, outputs, MAX_TEXT_OUTPUTS);
+    int outputs[MAX_TEXT_OUTPUTS] = {0},
+        n = js_ints(o, "text_outputs", 1, MAX_BLOCKS, outputs, MAX_TEXT_OUTPUTS);
     if (n) {
         memcpy(c->text.outputs, outputs, sizeof outputs);
         c->text.n_outputs = n;
