@@ -162,6 +162,13 @@ void copy_tree(const char *from, const char *to)
     cr_assert(!system(command), "%s", command);
 }
 
+void remove_tree(const char *path)
+{
+    char command[600];
+    snprintf(command, sizeof command, "rm -r '%s'", path);
+    cr_assert(!system(command), "%s", command);
+}
+
 /* --- BFL's naming ------------------------------------------------------------------------------------------ */
 
 #define BFL_MAX 512

@@ -59,5 +59,6 @@ void write_text(const char *path, const char *text);
 /* Sets `key` of a JSON file to a JSON value; removes it if `value` is NULL. */
 void edit_json(const char *path, const char *key, const char *value);
 void copy_tree(const char *from, const char *to);
+void remove_tree(const char *path);
 
 #endif
