@@ -58,7 +58,10 @@ static void denoise(struct run *r, const struct model *m, const struct job *job,
         event(job, KLEIN_STAGE_DENOISE, image, i, 0);
         dit_forward(r, &m->dit, &q[0], i, x, v);
         if (job->guided) {
+            int tap_blocks = r->tap_blocks; /* taps are of the prompt's pass */
+            r->tap_blocks = 0;
             dit_forward(r, &m->dit, &q[1], i, x, u);
+            r->tap_blocks = tap_blocks;
             run_cfg(r, &(struct cfg_args){.y = v, .cond = v, .uncond = u, .guidance = job->guidance});
         }
         run_tap(r, v, "velocity.%d", i);

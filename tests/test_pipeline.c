@@ -80,7 +80,8 @@ static void request_free(struct request *r)
 
 struct comparison {
     struct st_file *file;
-    int seen;
+    int seen, taps;
+    char names[256][48]; /* of all taps: each comes once */
 };
 
 /* The golden of a tap: stored whole, or every Nth row of it as "NAME@N". NULL: not stored. */
@@ -109,6 +110,8 @@ static void compare_tap(void *user, const struct klein_tap *tap)
 {
     struct comparison *c = user;
     int every;
+    for (int i = 0; i < c->taps; i++) cr_assert(strcmp(c->names[i], tap->name), "%s comes twice", tap->name);
+    snprintf(c->names[c->taps++], sizeof c->names[0], "%s", tap->name);
     const struct st_tensor *want = golden_of(c->file, "", tap->name, &every);
     if (!want) return;
     double tolerance = tap->is_int32                                                       ? 0
@@ -158,7 +161,7 @@ ParameterizedTest(struct pipe *p, pipeline, f32)
     struct klein_result result;
     char path[512];
     snprintf(path, sizeof path, "%s/%s.safetensors", GOLDEN("."), p->golden);
-    struct comparison c = {golden_open(path), 0};
+    struct comparison c = {.file = golden_open(path)};
     struct klein *k = open_tiny(p->device, KLEIN_DTYPE_F32, 2, p->base);
     request_of(c.file, p, &r);
     r.q.tap = compare_tap;
@@ -209,7 +212,7 @@ ParameterizedTest(struct pipe *p, pipeline, bf16)
     struct klein_result result;
     char path[512];
     snprintf(path, sizeof path, "%s/%s.safetensors", GOLDEN("."), p->golden);
-    struct comparison c = {golden_open(path), 0};
+    struct comparison c = {.file = golden_open(path)};
     struct klein *k = open_tiny(p->device, KLEIN_DTYPE_BF16, 2, p->base);
     request_of(c.file, p, &r);
     r.q.tap = compare_bf16;
