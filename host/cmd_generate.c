@@ -214,10 +214,10 @@ static enum klein_status choose_size(struct generation *g, struct klein_error *e
     const struct settings *s = g->s;
     struct klein_request *q = &g->request;
     struct size asked, usual = {g->model.default_width, g->model.default_height};
-    int ignored;
+    int scaled[2];
     if (q->n_references)
-        TRY(reference_size(g->references[0].width, g->references[0].height, &ignored, &ignored, &usual.width,
-                           &usual.height, err));
+        TRY(reference_size(g->references[0].width, g->references[0].height, &scaled[0], &scaled[1],
+                           &usual.width, &usual.height, err));
     TRY(size_choose(s->size, s->width, s->height, s->aspect, usual, &asked, err));
     if (q->latents && asked.width && (asked.width != q->width || asked.height != q->height))
         return fail(err, KLEIN_E_USAGE, "%s: latents for %dx%d, not for %dx%d; leave the size out",

@@ -168,11 +168,12 @@ enum klein_status inputs_sigmas(const char *text, float **out, int *n, struct kl
 enum klein_status inputs_references(const char *const *paths, int n, struct klein_image *images,
                                     struct klein_error *err)
 {
-    int ignored;
+    int scaled[2], fitted[2];
     for (int i = 0; i < n; i++) {
         struct klein_error cause = {0};
         TRY(image_read(paths[i], &images[i], err));
-        if (reference_size(images[i].width, images[i].height, &ignored, &ignored, &ignored, &ignored, &cause))
+        if (reference_size(images[i].width, images[i].height, &scaled[0], &scaled[1], &fitted[0], &fitted[1],
+                           &cause))
             return fail(err, cause.status, "%s: %s", paths[i], cause.message);
     }
     return KLEIN_OK;

@@ -18,8 +18,8 @@ void report_request(const struct klein_request *request, const struct klein_mode
     for (int i = 0; i < request->n_references; i++) {
         const struct klein_image *image = &request->references[i];
         struct klein_error ignored = {0};
-        int resized, w, h;
-        if (reference_size(image->width, image->height, &resized, &resized, &w, &h, &ignored) == KLEIN_OK)
+        int scaled_w, scaled_h, w, h;
+        if (reference_size(image->width, image->height, &scaled_w, &scaled_h, &w, &h, &ignored) == KLEIN_OK)
             message(MESSAGE_NOTE, "reference %d: %s, %dx%d, used as %dx%d", i + 1, reference_names[i],
                     image->width, image->height, w, h);
     }

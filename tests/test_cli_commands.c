@@ -1,0 +1,297 @@
+/* The commands of klein beside generate, as a person runs them. */
+#include "support/program.h"
+
+#include "../engine/klein.h"
+#include "../host/commands.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MODEL GOLDEN_MODEL("tiny")
+
+static void setup(void)
+{
+    unsetenv("KLEIN_MODEL");
+    unsetenv("COLUMNS");
+}
+TestSuite(cli_commands, .init = setup);
+
+static double number_of(const json_t *o, const char *key)
+{
+    const json_t *value = json_object_get(o, key);
+    cr_assert(json_is_number(value), "no number \"%s\"", key);
+    return json_number_value(value);
+}
+
+static const char *text_of(const json_t *o, const char *key)
+{
+    const char *text = json_string_value(json_object_get(o, key));
+    cr_assert(text, "no text \"%s\"", key);
+    return text;
+}
+
+Test(cli_commands, help_is_everywhere_and_quick)
+{
+    struct outcome o = OK_RUN("--help");
+    for (int i = 0; commands[i]; i++)
+        cr_assert(strstr(o.out, commands[i]->name), "%s is not listed", commands[i]->name);
+    char *overview = strdup(o.out);
+    cr_assert_str_eq(OK_RUN("help").out, overview);
+    o = RUN("-q"); /* a word that is no command */
+    cr_assert(o.code == 2 && !o.n);
+    o = program_run(NULL, (const char *const[]){"klein", NULL});
+    cr_assert(o.code == 2 && !strcmp(o.err, overview), "klein alone shows the overview, as an error");
+    for (int i = 0; commands[i]; i++) {
+        o = OK_RUN(commands[i]->name, "--help");
+        cr_assert(strstr(o.out, "Usage: klein "));
+        char *help = strdup(o.out);
+        cr_assert_str_eq(OK_RUN("help", commands[i]->name).out, help);
+        free(help);
+    }
+    free(overview);
+#ifndef __SANITIZE_ADDRESS__
+    double fastest = INFINITY; /* of the processor's time: the clock depends on what else runs here */
+    for (int i = 0; i < 5; i++) fastest = fmin(fastest, OK_RUN("generate", "--help").cpu);
+    cr_assert(fastest < 0.05, "%g s", fastest);
+#endif
+}
+
+Test(cli_commands, unknown_commands)
+{
+    SAYS(RUN("a red balloon"), 2, "for a picture of it: klein generate \"a red balloon\"");
+    SAYS(RUN("balloon"), 2, "(a picture: klein generate \"balloon\")");
+    SAYS(RUN("genrate", "a"), 2, "did you mean \"klein generate\"?");
+    SAYS(RUN("-p", "a"), 2, "options come after a command");
+    SAYS(RUN("help", "balloon"), 2, "there is no command \"balloon\"");
+}
+
+Test(cli_commands, version)
+{
+    struct outcome o = OK_RUN("--version");
+    cr_assert(strstr(o.out, "klein " KLEIN_VERSION "\n") == o.out && strstr(o.out, "oneDNN: "));
+    json_t *json = program_json(OK_RUN("--version", "--json"));
+    cr_assert_str_eq(text_of(json, "version"), KLEIN_VERSION);
+    cr_assert(*text_of(json, "commit") && *text_of(json, "compiler") && *text_of(json, "onednn") &&
+              *text_of(json, "processor"));
+    json_decref(json);
+}
+
+Test(cli_commands, devices)
+{
+    struct outcome o = OK_RUN("devices");
+    cr_assert(strstr(o.out, "\ncpu ") && strstr(o.out, "(default)") && !strstr(o.out, "\nnull "));
+    json_t *json = program_json(OK_RUN("devices", "--json")), *row;
+    size_t i;
+    int defaults = 0;
+    json_array_foreach(json_object_get(json, "devices"), i, row) defaults +=
+        json_is_true(json_object_get(row, "default"));
+    cr_assert(defaults == 1 && number_of(json, "memory_bytes") > 1e8);
+    json_decref(json);
+}
+
+Test(cli_commands, info)
+{
+    struct outcome o = OK_RUN("info", MODEL);
+    cr_assert(strstr(o.out, "distilled: 4 steps") && strstr(o.out, "nothing unknown"), "%s", o.out);
+    cr_assert(strstr(OK_RUN("info", MODEL, "--tensors").out, "transformer_blocks.0.attn.to_q.weight"));
+    json_t *json = program_json(OK_RUN("info", "-m", MODEL, "--json", "--base"));
+    cr_assert(json_is_false(json_object_get(json, "distilled"))); /* model_index.json says it is */
+    const json_t *dit = json_object_get(json_object_get(json, "parts"), "transformer");
+    cr_assert(number_of(dit, "bytes") == 2 * number_of(dit, "parameters"));
+    cr_assert(number_of(json_object_get(dit, "parameters_by_dtype"), "BF16") == number_of(dit, "parameters"));
+    json_decref(json);
+    SAYS(RUN("info", "no/such"), 3, "there is no model at \"no/such\"");
+    SAYS(RUN("info", MODEL, "-m", MODEL), 2, "two models");
+
+    /* Broken copies. */
+    char command[1024];
+    snprintf(command, sizeof command, "cp -r %s %s/copy && rm -r %s/copy/tokenizer", MODEL, test_dir(),
+             test_dir());
+    cr_assert_eq(system(command), 0);
+    SAYS(RUN("info", "copy"), 3, "tokenizer");
+    snprintf(command, sizeof command,
+             "cp -r %s/tokenizer %s/copy/ && truncate -s -100 %s/copy/vae/*.safetensors", MODEL, test_dir(),
+             test_dir());
+    cr_assert_eq(system(command), 0);
+    SAYS(RUN("info", "copy"), 3, "copy/vae/");
+    snprintf(command, sizeof command, "rm -r %s/copy/vae", test_dir());
+    cr_assert_eq(system(command), 0);
+    SAYS(RUN("info", "copy"), 3, "vae");
+}
+
+static double stage_of(const json_t *plan, const char *stage, const char *what)
+{
+    return number_of(json_object_get(json_object_get(plan, "stages"), stage), what);
+}
+
+/* Against counts made from the published implementation's modules; a product of two sizes wrong anywhere shows. */
+Test(cli_commands, plan_counts_what_the_model_does)
+{
+    static const struct {
+        const char *config, *size, *reference;
+        int references;
+        double text, encode, denoise, decode; /* TFLOP */
+    } cases[] = {
+        {"klein-4b", "1024x1024", "", 0, 2.906, 0, 139.3, 10.475},
+        {"klein-4b", "512x512", "", 0, 2.906, 0, 40.7, 2.516},
+        {"klein-4b", "1024x1024", "1024x1024", 2, 2.906, 9.776, 515.5, 10.475},
+        {"klein-9b", "1024x1024", "", 0, 5.450, 0, 302.1, 10.475},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *argv[16] = {"klein",         "plan",   "--json",     "--config",
+                                cases[i].config, "--size", cases[i].size};
+        for (int r = 0; r < cases[i].references; r++)
+            argv[7 + 2 * r] = "-i", argv[8 + 2 * r] = cases[i].reference;
+        json_t *json = program_json(program_ok(program_run(NULL, argv), cases[i].config));
+        const struct {
+            const char *stage;
+            double expected;
+        } stages[] = {{"text", cases[i].text},
+                      {"references", cases[i].encode},
+                      {"denoise", cases[i].denoise},
+                      {"decode", cases[i].decode}};
+        for (int s = 0; s < 4; s++) { /* 0.1 T: what is done once for all steps counts as references */
+            double got = stage_of(json, stages[s].stage, "flop") / 1e12;
+            cr_assert(fabs(got - stages[s].expected) <= 0.002 * stages[s].expected + 0.1,
+                      "%s %s, %s: %.3f TFLOP, expected %.3f", cases[i].config, cases[i].size, stages[s].stage,
+                      got, stages[s].expected);
+        }
+        json_decref(json);
+    }
+}
+
+Test(cli_commands, plan_fits_in_memory_and_says_so)
+{
+    json_t *json = program_json(OK_RUN("plan", "--json", "--size", "1024x1024"));
+    cr_assert_str_eq(text_of(json, "model"), "klein 4B");
+    cr_assert(number_of(json, "arena_bytes") <= 1.5 * 0x1p30, "%g GiB",
+              number_of(json, "arena_bytes") / 0x1p30);
+    cr_assert_eq(number_of(json, "parameters"),
+                 3875544576.0 + 3114088192.0 + 84046115.0 + 256); /* and the VAE's statistics */
+    json_decref(json);
+    struct outcome o = OK_RUN("plan", "--config", "tiny", "--size", "64x64", "-i", "64x64", "--ops");
+    cr_assert(strstr(o.out, "STAGE") && strstr(o.out, "attention") && strstr(o.out, "patchify") &&
+              strstr(o.out, "working memory"));
+    json = program_json(OK_RUN("plan", "-m", MODEL, "--ops", "--json", "-n", "2"));
+    cr_assert(json_array_size(json_object_get(json, "ops")) > 20);
+    json_decref(json);
+    SAYS(RUN("plan", "--config", "klein-5b"), 2, "there are klein-4b,");
+    SAYS(RUN("plan", "--size", "1000x1000"), 2, "nearest size is 1008x1008");
+    SAYS(RUN("plan", "-i", "1000"), 2, "-i must be WIDTHxHEIGHT");
+    SAYS(RUN("plan", "--config", "tiny", "-m", MODEL), 2, "exclude each other");
+}
+
+Test(cli_commands, bench)
+{
+    json_t *json = program_json(OK_RUN("bench", "--config", "tiny", "--size", "64x64", "-s", "2", "-i",
+                                       "64x64", "--repeat", "2", "--ops", "--json"));
+    static const char *const stages[] = {"text", "references", "denoise", "decode", "all"};
+    for (int i = 0; i < 5; i++) {
+        const json_t *stage = json_object_get(json_object_get(json, "stages"), stages[i]);
+        const json_t *runs = json_object_get(stage, "runs");
+        double a = json_number_value(json_array_get(runs, 0)), b = json_number_value(json_array_get(runs, 1));
+        cr_assert(json_array_size(runs) == 2 && number_of(stage, "seconds") > 0 &&
+                  number_of(stage, "flop") > 0);
+        cr_assert(fabs(number_of(stage, "seconds") - (a + b) / 2) <= 1e-9, "the median of two is their mean");
+    }
+    cr_assert(number_of(json, "peak_flop_per_second") > 1e8 && json_is_true(json_object_get(json, "random")));
+    cr_assert(json_array_size(json_object_get(json, "ops")) > 20);
+    json_decref(json);
+    struct outcome o =
+        OK_RUN("bench", "-m", MODEL, "--random", "--size", "32x32", "-s", "1", "--repeat", "1", "--ops");
+    cr_assert(strstr(o.out, "(random weights)") && strstr(o.out, "OF PEAK") && strstr(o.out, "attention"),
+              "%s", o.out);
+    SAYS(RUN("bench", "--config", "tiny", "-m", MODEL), 2, "exclude each other");
+}
+
+Test(cli_commands, make_random)
+{
+    struct outcome o = OK_RUN("make-random", "-o", "a", "-q");
+    cr_assert_str_eq(o.out, "a\n");
+    cr_assert_str_eq(o.err, "");
+    SAYS(RUN("make-random", "-o", "a"), 5, "a: is not empty");
+    OK_RUN("make-random", "--config", "tiny", "-o", "b", "--used-only");
+    OK_RUN("make-random", "-o", "c", "-S", "1", "--tokenizer", "a/tokenizer");
+    char command[512];
+    snprintf(command, sizeof command, "cd %s && cmp -s a/vae/*.safetensors b/vae/*.safetensors", test_dir());
+    cr_assert_eq(system(command), 0, "the same seed gives the same file");
+    snprintf(command, sizeof command, "cd %s && cmp -s a/vae/*.safetensors c/vae/*.safetensors", test_dir());
+    cr_assert_neq(system(command), 0, "another seed gives another");
+    OK_RUN("info", "a");
+    OK_RUN("info", "b");
+    SAYS(RUN("make-random", "-o", "d", "--tokenizer", GOLDEN_MODEL("tiny/tokenizer")), 2, "ids up to 605");
+    OK_RUN("generate", "a cat", "-m", "c", "--size", "32x32", "-s", "1", "-o", "x.png");
+    SAYS(RUN("make-random"), 2, "klein make-random --config tiny -o DIR");
+    SAYS(RUN("make-random", "-o", "d", "--config", "huge"), 2, "there are klein-4b,");
+    SAYS(RUN("make-random", "-o", "no/such/d"), 5, "no/such/d");
+    cr_assert_eq(program_count_files(test_dir()), 4); /* a, b, c, x.png: nothing half made */
+}
+
+/* What bash offers for a command line; its last word is the one being typed. */
+static char *completed(const char *line)
+{
+    char command[1024];
+    snprintf(command, sizeof command,
+             "cd %s && bash -c 'source <(%s/klein completion bash); COMP_WORDS=(%s); [ \"${COMP_WORDS[-1]}\" "
+             "= EMPTY ] && COMP_WORDS[-1]=; "
+             "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _klein; echo \" ${COMPREPLY[*]} \"' > offered",
+             test_dir(), KLEIN_BINARY_DIR, line);
+    cr_assert_eq(system(command), 0);
+    snprintf(command, sizeof command, "%s/offered", test_dir());
+    return program_file(command, NULL);
+}
+
+Test(cli_commands, completion)
+{
+    static const struct {
+        const char *line, *offers, *not ;
+    } cases[] = {
+        {"klein gen", " generate ", "bench"},
+        {"klein EMPTY", " make-random ", "--size"},
+        {"klein generate --se", " --seed ", "--size"},
+        {"klein generate --dtype EMPTY", " auto f32 bf16 ", "--size"},
+        {"klein info EMPTY", " folder ", "file"},
+        {"klein generate -i f", " file.png ", "--size"},
+        {"klein completion EMPTY", " bash zsh fish ", "--"},
+        {"klein generate --size EMPTY", "  ", "file"},
+    };
+    char path[128];
+    snprintf(path, sizeof path, "%s/folder", test_dir());
+    mkdir(path, 0755);
+    snprintf(path, sizeof path, "%s/file.png", test_dir());
+    fclose(fopen(path, "w"));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *offered = completed(cases[i].line);
+        cr_assert(strstr(offered, cases[i].offers) && !strstr(offered, cases[i].not ), "%s: offered \"%s\"",
+                  cases[i].line, offered);
+        free(offered);
+    }
+    struct outcome o = OK_RUN("completion", "zsh");
+    cr_assert(strstr(o.out, "#compdef klein") &&
+                  strstr(o.out, "'(-s --steps)'{-s,--steps}'[denoising steps]:N:'"),
+              "%s", o.out);
+    o = OK_RUN("completion", "fish");
+    cr_assert(strstr(o.out, "-s s -l steps -x -d 'denoising steps'"), "%s", o.out);
+    SAYS(RUN("completion", "tcsh"), 2, "must be bash, zsh or fish");
+    SAYS(RUN("completion"), 2, "klein completion bash|zsh|fish");
+}
+
+Test(cli_commands, a_closed_pipe_ends_it_silently)
+{
+    char command[512];
+    snprintf(command, sizeof command,
+             "bash -c 'trap \"\" PIPE; %s/klein completion bash | sleep 0; echo \"${PIPESTATUS[0]}\"' > "
+             "%s/status 2>&1",
+             KLEIN_BINARY_DIR, test_dir());
+    cr_assert_eq(system(command), 0);
+    snprintf(command, sizeof command, "%s/status", test_dir());
+    char *status = program_file(command, NULL);
+    cr_assert(!strcmp(status, "141\n") || !strcmp(status, "0\n"), "%s",
+              status); /* 0: all was written before the reader went */
+    free(status);
+}
