@@ -156,8 +156,10 @@ int layout_translate(enum checkpoint_part part, const char *name, struct layout 
     char full[LAYOUT_NAME_MAX];
     const char *original = name;
     if (part == PART_TRANSFORMER) {
-        for (int i = 0; transformer_prefixes[i] && name == original; i++)
-            if (after(name, transformer_prefixes[i])) name = after(name, transformer_prefixes[i]);
+        for (int i = 0; transformer_prefixes[i] && name == original; i++) {
+            const char *rest = after(name, transformer_prefixes[i]);
+            if (rest && *rest) name = rest;
+        }
     } else if (part == PART_VAE) {
         for (int i = 0; bare_decoder[i] && name == original; i++)
             if (after(name, bare_decoder[i]) &&
