@@ -391,6 +391,7 @@ Test(image, png_carries_parameters)
     PNG_TEXT_IS("a fox\nSteps: 4, Seed: 42", "tEXt", "parameters\0a fox\nSteps: 4, Seed: 42");
     PNG_TEXT_IS("caf\xc3\xa9 \xc3\xbf", "tEXt", "parameters\0caf\xe9 \xff");
     PNG_TEXT_IS("\xe7\x8c\xab \xf0\x9f\x90\x88", "iTXt", "parameters\0\0\0\0\0\xe7\x8c\xab \xf0\x9f\x90\x88");
+    PNG_TEXT_IS("next\xc2\x85line\x01", "iTXt", "parameters\0\0\0\0\0next\xc2\x85line\x01");
     PNG_TEXT_IS("tab\there", "iTXt", "parameters\0\0\0\0\0tab\there"); /* not allowed in tEXt */
 
     struct klein_image image = picture(20, 10);
