@@ -1,0 +1,166 @@
+/* launch.c: kernels by name, tensor maps, graphs. */
+#include "gpu.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* The module with the longest name that the kernel's name begins with. */
+static int module_of(const struct gpu *g, const char *kernel)
+{
+    int best = -1;
+    size_t length = 0;
+    for (int i = 0; i < g->module_count; i++) {
+        size_t n = strlen(g->modules[i].module->name);
+        if (n > length && !strncmp(kernel, g->modules[i].module->name, n)) {
+            best = i;
+            length = n;
+        }
+    }
+    return best;
+}
+
+static enum klein_status find(struct gpu *g, const char *kernel, int *out, struct klein_error *err)
+{
+    for (int i = 0; i < g->function_count; i++)
+        if (g->functions[i].name == kernel || !strcmp(g->functions[i].name, kernel)) {
+            *out = i;
+            return KLEIN_OK;
+        }
+    int m = module_of(g, kernel);
+    if (m < 0) return fail(err, KLEIN_E_INTERNAL, "kernel %s: no module of that name", kernel);
+    if (!g->modules[m].handle)
+        return fail(err, KLEIN_E_UNSUPPORTED, "kernel %s is built for %s; none of these runs on %s (sm_%d)%s",
+                    kernel, g->modules[m].module->builds, g->name, g->arch,
+                    g->cu->soft ? "" : ", or this build of klein was made without nvcc");
+    if (g->function_count == GPU_FUNCTIONS_MAX)
+        return fail(err, KLEIN_E_INTERNAL, "more than %d kernels in use", GPU_FUNCTIONS_MAX);
+    CUfunction handle;
+    TRY(gpu_check(g, g->cu->ModuleGetFunction(&handle, g->modules[m].handle, kernel), kernel, err));
+    *out = g->function_count++;
+    g->functions[*out].name = kernel;
+    g->functions[*out].handle = handle;
+    g->functions[*out].shared = 48 * 1024; /* the driver's default */
+    return KLEIN_OK;
+}
+
+/* The function, allowed to use l->shared bytes. */
+static enum klein_status prepare(struct gpu *g, const struct launch *l, CUfunction *out,
+                                 struct klein_error *err)
+{
+    int i;
+    TRY(find(g, l->kernel, &i, err));
+    if (l->shared > g->functions[i].shared) {
+        TRY(gpu_check(g,
+                      g->cu->FuncSetAttribute(g->functions[i].handle,
+                                              CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                              (int)l->shared),
+                      l->kernel, err));
+        g->functions[i].shared = l->shared;
+    }
+    *out = g->functions[i].handle;
+    return KLEIN_OK;
+}
+
+enum klein_status gpu_launch(struct gpu *g, const struct launch *l, struct klein_error *err)
+{
+    CUfunction function;
+    TRY(prepare(g, l, &function, err));
+    CUlaunchAttribute dependent = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                                   .value.programmaticStreamSerializationAllowed = 1};
+    CUlaunchConfig config = {
+        .gridDimX = l->grid[0] ? l->grid[0] : 1,
+        .gridDimY = l->grid[1] ? l->grid[1] : 1,
+        .gridDimZ = l->grid[2] ? l->grid[2] : 1,
+        .blockDimX = l->threads,
+        .blockDimY = 1,
+        .blockDimZ = 1,
+        .sharedMemBytes = l->shared,
+        .hStream = g->stream,
+        .attrs = &dependent,
+        .numAttrs = l->dependent && g->arch >= 90,
+    };
+    void *arguments[] = {(void *)(uintptr_t)l->args};
+    TRY(gpu_check(g, g->cu->LaunchKernelEx(&config, function, arguments, NULL), l->kernel, err));
+    return g->sync_each ? gpu_check(g, g->cu->StreamSynchronize(g->stream), l->kernel, err) : KLEIN_OK;
+}
+
+enum klein_status gpu_occupancy(struct gpu *g, const struct launch *l, int *blocks, struct klein_error *err)
+{
+    CUfunction function;
+    TRY(prepare(g, l, &function, err));
+    return gpu_check(g, g->cu->OccupancyMaxActiveBlocks(blocks, function, (int)l->threads, l->shared),
+                     l->kernel, err);
+}
+
+enum klein_status gpu_registers(struct gpu *g, const char *kernel, int *registers, struct klein_error *err)
+{
+    int i;
+    TRY(find(g, kernel, &i, err));
+    return gpu_check(g,
+                     g->cu->FuncGetAttribute(registers, CU_FUNC_ATTRIBUTE_NUM_REGS, g->functions[i].handle),
+                     kernel, err);
+}
+
+/* ---- tensor maps ------------------------------------------------------------------------------------------------------ */
+
+enum klein_status gpu_tensor_map(struct gpu *g, const struct tensor_box *b, struct tensor_map *out,
+                                 struct klein_error *err)
+{
+    static const uint32_t ones[5] = {1, 1, 1, 1, 1};
+    CUtensorMapDataType type = b->dtype == DT_BF16  ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                               : b->dtype == DT_F32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                                    : CU_TENSOR_MAP_DATA_TYPE_UINT8;
+    CUtensorMapSwizzle swizzle = b->swizzle == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
+                                 : b->swizzle == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                 : b->swizzle == 32 ? CU_TENSOR_MAP_SWIZZLE_32B
+                                                    : CU_TENSOR_MAP_SWIZZLE_NONE;
+    CUtensorMap map;
+    CUresult r =
+        g->cu->TensorMapEncodeTiled(&map, type, (uint32_t)b->rank, b->ptr, b->dims, b->strides, b->box, ones,
+                                    CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (r != CUDA_SUCCESS) {
+        char what[128];
+        snprintf(what, sizeof what, "cuTensorMapEncodeTiled, %d-D %llu x %llu, box %u x %u, swizzle %d",
+                 b->rank, (unsigned long long)b->dims[0], (unsigned long long)b->dims[1], b->box[0],
+                 b->box[1], b->swizzle);
+        return gpu_check(g, r, what, err);
+    }
+    memcpy(out, &map, sizeof map);
+    return KLEIN_OK;
+}
+
+/* ---- graphs ----------------------------------------------------------------------------------------------------------- */
+
+enum klein_status gpu_capture_begin(struct gpu *g, struct klein_error *err)
+{
+    if (g->sync_each)
+        return fail(err, KLEIN_E_UNSUPPORTED, "%s: KLEIN_SYNC waits for each kernel, which a graph cannot",
+                    g->name);
+    return gpu_check(g, g->cu->StreamBeginCapture(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
+                     "cuStreamBeginCapture", err);
+}
+
+enum klein_status gpu_capture_end(struct gpu *g, struct gpu_graph *out, struct klein_error *err)
+{
+    CUgraph graph = NULL;
+    *out = (struct gpu_graph){0};
+    TRY(gpu_check(g, g->cu->StreamEndCapture(g->stream, &graph), "cuStreamEndCapture", err));
+    enum klein_status status =
+        gpu_check(g, g->cu->GraphGetNodes(graph, NULL, &out->nodes), "cuGraphGetNodes", err);
+    if (status == KLEIN_OK)
+        status = gpu_check(g, g->cu->GraphInstantiate(&out->exec, graph, 0), "cuGraphInstantiate", err);
+    g->cu->GraphDestroy(graph);
+    return status;
+}
+
+enum klein_status gpu_graph_launch(struct gpu *g, const struct gpu_graph *graph, struct klein_error *err)
+{
+    return gpu_check(g, g->cu->GraphLaunch(graph->exec, g->stream), "cuGraphLaunch", err);
+}
+
+void gpu_graph_close(struct gpu *g, struct gpu_graph *graph)
+{
+    if (graph->exec) g->cu->GraphExecDestroy(graph->exec);
+    *graph = (struct gpu_graph){0};
+}

@@ -1,0 +1,7 @@
+/* ptx.h: every PTX instruction that the kernels use, as a function, by the architecture that brought it. */
+#ifndef KLEIN_DEVICE_PTX_H
+#define KLEIN_DEVICE_PTX_H
+
+#include "ptx_sm80.h"
+
+#endif

@@ -1,0 +1,116 @@
+/* counters.cpp: what an access pattern would cost on the chip. A warp instruction's 32 accesses reach us one by one; each lane keeps
+ * a log, and when the warp meets, entries of the same source line at the head of the logs are taken as one instruction. */
+#include "soft.h"
+
+#include <stdlib.h>
+
+struct access {
+    uint64_t address;
+    int line;
+    int16_t bytes;
+    bool global;
+};
+
+static struct softgpu_counters totals;
+static pthread_mutex_t totals_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void count_access(struct thread *t, uint64_t address, int bytes, bool global, soft_access access)
+{
+    if (t->log_end == t->log_size) {
+        t->log_size = t->log_size ? 2 * t->log_size : 64;
+        t->log = (struct access *)realloc(t->log, sizeof *t->log * t->log_size);
+        if (!t->log) abort();
+    }
+    t->log[t->log_end++] = {address, t->site.line, (int16_t)bytes, global};
+}
+
+/* A request for shared memory goes in phases of 128 bytes (8 lanes of 16, 16 of 8, 32 of 4); in a phase each of the 32 banks of
+ * 4 bytes gives one word (to all who want it), further words take further wavefronts. */
+void count_phases(struct block *b, const uint32_t *addresses, int lanes, int bytes)
+{
+    int per_phase = bytes >= 4 ? 128 / bytes : 32;
+    for (int from = 0; from < lanes; from += per_phase) {
+        if (bytes == 16 && from + 8 <= lanes) { /* the usual case: 8 rows in 8 different groups of banks */
+            uint32_t groups = 0;
+            for (int i = from; i < from + 8; i++) groups |= 1u << (addresses[i] >> 4 & 7);
+            if (groups == 0xff) {
+                b->counters.shared_wavefronts++;
+                continue;
+            }
+        }
+        uint32_t words[32][32];
+        int used[32] = {}, worst = 1;
+        for (int i = from; i < lanes && i < from + per_phase; i++)
+            for (uint32_t word = addresses[i] / 4; word * 4 < addresses[i] + (uint32_t)bytes; word++) {
+                int bank = (int)(word % 32), j = 0;
+                while (j < used[bank] && words[bank][j] != word) j++;
+                if (j == used[bank]) words[bank][used[bank]++] = word;
+                if (used[bank] > worst) worst = used[bank];
+            }
+        b->counters.shared_wavefronts += (uint64_t)worst;
+        b->counters.bank_conflicts += (uint64_t)(worst - 1);
+    }
+}
+
+static void count_sectors(struct block *b, const uint64_t *addresses, int lanes, int bytes)
+{
+    uint64_t sectors[64];
+    int used = 0;
+    for (int i = 0; i < lanes; i++)
+        for (uint64_t s = addresses[i] / 32; s * 32 < addresses[i] + (uint64_t)bytes; s++) {
+            int j = 0;
+            while (j < used && sectors[j] != s) j++;
+            if (j == used && used < 64) sectors[used++] = s;
+        }
+    b->counters.global_sectors += (uint64_t)used;
+    b->counters.global_sectors_ideal += (uint64_t)((lanes * bytes + 31) / 32);
+}
+
+void count_flush(struct block *b, struct warp *w)
+{
+    uint32_t next[LANES] = {};
+    for (;;) {
+        const struct access *head = NULL;
+        uint32_t shared[LANES];
+        uint64_t global[LANES];
+        int lanes = 0;
+        for (int lane = 0; lane < LANES; lane++) {
+            struct thread *t = &b->thread[w->id * LANES + lane];
+            if (next[lane] == t->log_end) continue;
+            const struct access *a = &t->log[next[lane]];
+            if (!head) head = a;
+            if (a->line != head->line || a->global != head->global || a->bytes != head->bytes) continue;
+            shared[lanes] = (uint32_t)a->address;
+            global[lanes++] = a->address;
+            next[lane]++;
+        }
+        if (!head) break;
+        if (head->global)
+            count_sectors(b, global, lanes, head->bytes);
+        else
+            count_phases(b, shared, lanes, head->bytes);
+    }
+    for (int lane = 0; lane < LANES; lane++) b->thread[w->id * LANES + lane].log_end = 0;
+}
+
+void counters_add(const struct softgpu_counters *c)
+{
+    pthread_mutex_lock(&totals_lock);
+    uint64_t *to = (uint64_t *)&totals;
+    for (size_t i = 0; i < sizeof totals / sizeof *to; i++) to[i] += ((const uint64_t *)c)[i];
+    pthread_mutex_unlock(&totals_lock);
+}
+
+void softgpu_read_counters(struct softgpu_counters *counters)
+{
+    pthread_mutex_lock(&totals_lock);
+    *counters = totals;
+    pthread_mutex_unlock(&totals_lock);
+}
+
+void softgpu_reset_counters(void)
+{
+    pthread_mutex_lock(&totals_lock);
+    memset(&totals, 0, sizeof totals);
+    pthread_mutex_unlock(&totals_lock);
+}

@@ -1,0 +1,65 @@
+/* softgpu.h: what libsoftgpu.so offers beside the driver API: settings, the report of the last fault, counters.
+ *
+ * Environment (read at the first driver call; softgpu_configure overrides):
+ *   KLEIN_SOFT=sm_90a:2        claimed architecture, number of devices; "sm_80" alone: one device. Default sm_90a.
+ *   KLEIN_SOFT_SMS=8           multiprocessors per device, if not the chip's number
+ *   KLEIN_SOFT_SEED=7          order of threads, blocks, streams and landings; 0: in order
+ *   KLEIN_SOFT_ASYNC=late      when asynchronous work lands: late (as late as the rules allow), random, now
+ *   KLEIN_SOFT_THREADS=4       host threads; default: the processors that the process may use
+ *   KLEIN_SOFT_MEMORY=1024     MiB per device; default: the chip's
+ *   KLEIN_SOFT_RACES=0         no race check of shared memory (faster)
+ *   KLEIN_SOFT_COUNT=1         count bank conflicts and global sectors too (slower)
+ *   KLEIN_SOFT_FP8=truncate    FP8 sums keep 13 fraction bits and truncate, as measured on Hopper; default: f32 */
+#ifndef KLEIN_SOFTGPU_H
+#define KLEIN_SOFTGPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SOFTGPU_API __attribute__((visibility("default")))
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum softgpu_async { SOFTGPU_LATE, SOFTGPU_RANDOM, SOFTGPU_NOW };
+
+struct softgpu_config {
+    char arch[16];                /* "sm_90a" */
+    int devices, multiprocessors; /* multiprocessors: 0: the chip's */
+    uint64_t seed;
+    enum softgpu_async async;
+    int threads;     /* host threads; 0: all that the process may use */
+    uint64_t memory; /* bytes per device; 0: the chip's */
+    int check_races, count_accesses, truncate_fp8;
+};
+
+/* The settings of the environment; 0 if it names an unknown chip or mode (then also a line on stderr). */
+SOFTGPU_API int softgpu_config_from_env(struct softgpu_config *config);
+/* Takes these settings from now on. Before the first cuInit, or between kernels; arch, devices, multiprocessors and memory only
+ * while no context is retained. 0 if refused. */
+SOFTGPU_API int softgpu_configure(const struct softgpu_config *config);
+
+/* The text of the last fault or refused call of this process: one paragraph that names kernel, block, threads, place and cause.
+ * "" if there was none. Valid until the next driver call. */
+SOFTGPU_API const char *softgpu_report(void);
+
+/* Sums since the last softgpu_reset_counters, over all kernels and devices. */
+struct softgpu_counters {
+    uint64_t kernels, blocks;
+    uint64_t tensor_flops;              /* 2 per multiply-add of mma and wgmma */
+    uint64_t cp_async_bytes, tma_bytes; /* into shared memory; TMA counts full boxes, stores included */
+    uint64_t host_to_device, device_to_host, device_to_device, peer; /* bytes of memcpy */
+    uint64_t barriers;                                               /* completed block and named barriers */
+    uint64_t shared_wavefronts; /* ldmatrix/stmatrix phases that were needed ... */
+    uint64_t
+        bank_conflicts; /* ... and those beyond one per phase; with count_accesses also of ld/st.shared, cp.async */
+    uint64_t global_sectors,
+        global_sectors_ideal; /* 32-byte sectors touched by warps / needed; count_accesses only */
+};
+SOFTGPU_API void softgpu_read_counters(struct softgpu_counters *counters);
+SOFTGPU_API void softgpu_reset_counters(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
