@@ -21,7 +21,7 @@ import world
 from optimizer import Both
 
 STATE = common.STATE / "flow.pt"
-FIRST, THEN, SWITCH = (14, 2, 0), (7, 4, 2), 0.3  # samples in a step of one worker: texts, edits, pairs; what part of the training is first
+FIRST, THEN, SWITCH = (9, 1, 0), (5, 3, 2), 0.3  # samples in a step of one worker: texts, edits, pairs; what part of the training is first
 AT_SIGMAS = 0.6  # fraction of times that are one of the sampler's
 
 
@@ -116,7 +116,7 @@ def main():
     batches = Batches(np.random.default_rng(int(time.time()) + common.RANK))
     vae = data.load_vae()
     encoder, transformer = model.new_text_encoder(batches.prompts.pad), model.new_transformer()
-    averages = [common.Average(m, 0.998) for m in (encoder, transformer)]
+    averages = [common.Average(m, 0.996) for m in (encoder, transformer)]
     optimizer = Both([encoder, transformer], is_matrix, lr=2e-3, adam_lr=1e-3)
     torch.manual_seed(int(time.time()) + common.RANK)
     step, spent = 0, 0.0
