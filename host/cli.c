@@ -195,6 +195,9 @@ static int is_long_option(const struct cli_command *command, const char *word)
 static enum klein_status unknown_option(const struct parser *p, const char *word, struct klein_error *err)
 {
     const char *name = word + strspn(word, "-");
+    if (strchr(word, ' ') && p->command->operand.argument)
+        return fail(err, KLEIN_E_USAGE, "\"%s\" looks like an option; if it is the %s, put -- before it",
+                    word, p->command->operand.argument);
     char bare[64];
     snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, "="), name);
     struct cli_guess guess = {0};

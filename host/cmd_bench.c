@@ -327,7 +327,7 @@ static enum klein_status run(const void *settings, struct klein_error *err)
     signals_install();
     if (!status) status = measure_peak(&b, err);
     if (!status) status = run_all(&b, err);
-    qsort(b.ops, (size_t)b.n_ops, sizeof *b.ops, slower_first);
+    if (b.n_ops) qsort(b.ops, (size_t)b.n_ops, sizeof *b.ops, slower_first);
     if (!status) status = b.s->json ? print_json(&b, err) : print_text(&b, err);
     for (int i = 0; i < KLEIN_MAX_REFERENCES; i++) free(b.references[i].rgb);
     free(b.seconds);

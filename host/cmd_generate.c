@@ -351,8 +351,8 @@ static enum klein_status show(const struct generation *g, int i, struct klein_er
     if (!g->s->show) return KLEIN_OK;
     enum terminal_picture how = terminal_picture_named(names[g->s->show]);
     if (how == TERMINAL_NONE) {
-        if (i == 0)
-            message(MESSAGE_WARNING,
+        if (i == 0 && !g->s->messages.quiet)
+            message(MESSAGE_NOTE,
                     "--show: no way to show pictures here is known; say which, as in --show=blocks");
         return KLEIN_OK;
     }
@@ -363,13 +363,13 @@ static enum klein_status show(const struct generation *g, int i, struct klein_er
 static enum klein_status write_results(struct generation *g, struct klein_error *err)
 {
     const struct klein_result *r = &g->result;
-    TRY(write_dump(g, err));
     g->files = calloc((size_t)r->n_images, sizeof *g->files);
     if (!g->files) return fail(err, KLEIN_E_NO_MEMORY, "no memory for %d paths", r->n_images);
     for (int i = 0; i < r->n_images; i++) {
         TRY(write_picture(g, i, err));
         TRY(show(g, i, err));
     }
+    TRY(write_dump(g, err));
     struct report report = {.request = &g->request,
                             .result = r,
                             .model = &g->model,

@@ -121,6 +121,18 @@ Test(host, wrong_options_say_what_to_do)
         FAILS(parse(cases[i].line, &s, &err), KLEIN_E_USAGE, cases[i].says);
 }
 
+Test(host, operands_that_begin_with_a_dash)
+{
+    char *argv[] = {"-5 degrees", "--", "-5 degrees"};
+    struct settings s = {0};
+    struct klein_error err;
+    int help;
+    FAILS(cli_parse(&command, 1, argv, &s, &help, &err), KLEIN_E_USAGE,
+          "if it is the THING, put -- before it");
+    OK(cli_parse(&command, 2, argv + 1, &s, &help, &err));
+    cr_assert_str_eq(s.operand, "-5 degrees");
+}
+
 Test(host, help_is_found_before_mistakes)
 {
     struct settings s = {0};

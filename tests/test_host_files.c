@@ -1,4 +1,5 @@
 /* What klein generate reads and writes: names of pictures, metadata, tensors, dumps, tables. */
+#include "support/alloc.h"
 #include "support/support.h"
 
 #include "../host/dump.h"
@@ -287,4 +288,48 @@ Test(host_files, tables_and_quantities)
     cr_assert_str_eq(quantity(3875544576.0).text, "3.88 G");
     cr_assert_str_eq(quantity(34.8e12).text, "34.8 T");
     cr_assert_str_eq(quantity(123.4e6).text, "123 M");
+}
+
+/* --- without memory --- */
+
+static enum klein_status dump_once(const char *path, struct klein_error *err)
+{
+    struct dump *d;
+    const float v[2] = {1, 2};
+    TRY(dump_begin(path, &d, err));
+    dump_tap(d, &(struct klein_tap){"sigmas", 0, 1, {2}, v});
+    return dump_finish(d, NULL, err);
+}
+
+static enum klein_status table_once(struct klein_error *err)
+{
+    struct table t;
+    FILE *nowhere = fopen("/dev/null", "w");
+    table_begin(&t, "ll");
+    for (int i = 0; i < 300; i++) table_cell(&t, "%d", i);
+    int ok = table_print(&t, nowhere);
+    fclose(nowhere);
+    return ok ? KLEIN_OK : fail(err, KLEIN_E_NO_MEMORY, "no memory");
+}
+
+Test(host_files, every_allocation_may_fail)
+{
+    enum { N = 128 };
+    struct klein_error err;
+    char prompt[256], latents[256], embeds[256], *text;
+    float values[N] = {0}, *out;
+    int n, w, h;
+    snprintf(prompt, sizeof prompt, "%s", file_with("prompt", "a cat", 5));
+    snprintf(latents, sizeof latents, "%s",
+             tensor_file("l", "latents", DT_F32, 4, (int64_t[]){1, N, 1, 1}, values));
+    snprintf(embeds, sizeof embeds, "%s",
+             tensor_file("e", "prompt_embeds", DT_F32, 2, (int64_t[]){2, N / 2}, values));
+    EACH_ALLOCATION_FAILS_SOMEHOW(inputs_prompt(prompt, &text, &err), free(text));
+    EACH_ALLOCATION_FAILS(inputs_sigmas("1,0.5", &out, &n, &err), free(out));
+    EACH_ALLOCATION_FAILS_SOMEHOW(inputs_latents(latents, &out, &w, &h, &err), free(out));
+    EACH_ALLOCATION_FAILS_SOMEHOW(inputs_embeds(embeds, 2, N / 2, &out, &err), free(out));
+    snprintf(prompt, sizeof prompt, "%s/d.safetensors", test_dir());
+    EACH_ALLOCATION_FAILS(dump_once(prompt, &err), unlink(prompt));
+    EACH_ALLOCATION_FAILS(table_once(&err), (void)0);
+    cr_assert(access(prompt, F_OK), "a dump that failed left a file");
 }
