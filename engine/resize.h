@@ -14,10 +14,11 @@ enum klein_status resize_lanczos(const struct klein_image *in, int width, int he
 
 /* What a reference of that size becomes: area capped at 1024 * 1024 (scaled by the square root, sides truncated), then centre-cropped
  * to multiples of 16. KLEIN_E_INPUT if a side is < 64 or the aspect ratio > 8. Never enlarges. */
-enum klein_status reference_size(int width, int height, int *resized_w, int *resized_h, int *final_w, int *final_h,
-                                 struct klein_error *err);
+enum klein_status reference_size(int width, int height, int *resized_w, int *resized_h, int *final_w,
+                                 int *final_h, struct klein_error *err);
 
 /* The fitted image. out->rgb is malloc'ed. */
-enum klein_status reference_fit(const struct klein_image *in, struct klein_image *out, struct klein_error *err);
+enum klein_status reference_fit(const struct klein_image *in, struct klein_image *out,
+                                struct klein_error *err);
 
 #endif

@@ -21,7 +21,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s: %s\n", argv[1], err.message);
         return 3;
     }
-    struct klein_request request = {.size = sizeof request, .prompt = argv[2], .seed = 1, .progress = on_progress};
+    struct klein_request request = {
+        .size = sizeof request, .prompt = argv[2], .seed = 1, .progress = on_progress};
     struct klein_result result;
     enum klein_status status = klein_generate(k, &request, &result, &err);
     fprintf(stderr, "\n");

@@ -16,23 +16,26 @@
 #include "../base/tensor.h"
 
 enum checkpoint_part { PART_TRANSFORMER, PART_TEXT, PART_VAE, PART_COUNT };
-const char *checkpoint_part_name(enum checkpoint_part part); /* "transformer", "text_encoder", "vae": the folder names */
+const char *
+checkpoint_part_name(enum checkpoint_part part); /* "transformer", "text_encoder", "vae": the folder names */
 
 struct checkpoint;
 
 struct checkpoint_paths {
-    const char *model;                             /* folder or single file; NULL if all parts are given */
-    const char *transformer, *text_encoder, *vae;  /* overrides, NULL: from model */
-    int variant;                                   /* enum klein_variant: 0 auto, 1 distilled, 2 base */
+    const char *model;                            /* folder or single file; NULL if all parts are given */
+    const char *transformer, *text_encoder, *vae; /* overrides, NULL: from model */
+    int variant;                                  /* enum klein_variant: 0 auto, 1 distilled, 2 base */
 };
 
 /* Opens and maps the files, reads configs (from config.json files, or from shapes where there are none), translates names.
  * Nothing in the files is trusted. Errors name file and tensor. */
-enum klein_status checkpoint_open(const struct checkpoint_paths *paths, struct checkpoint **out, struct klein_error *err);
-enum klein_status checkpoint_shapes(const struct model_config *config, struct checkpoint **out, struct klein_error *err);
-/* dtype DT_BF16 or DT_F32. Norm weights are near 1, BatchNorm variances near those of the real VAE; matrices N(0, 1/fan_in). */
-enum klein_status checkpoint_random(const struct model_config *config, enum dtype dtype, uint64_t seed, struct checkpoint **out,
+enum klein_status checkpoint_open(const struct checkpoint_paths *paths, struct checkpoint **out,
+                                  struct klein_error *err);
+enum klein_status checkpoint_shapes(const struct model_config *config, struct checkpoint **out,
                                     struct klein_error *err);
+/* dtype DT_BF16 or DT_F32. Norm weights are near 1, BatchNorm variances near those of the real VAE; matrices N(0, 1/fan_in). */
+enum klein_status checkpoint_random(const struct model_config *config, enum dtype dtype, uint64_t seed,
+                                    struct checkpoint **out, struct klein_error *err);
 void checkpoint_close(struct checkpoint *c); /* NULL allowed; all tensors become invalid */
 
 const struct model_config *checkpoint_config(const struct checkpoint *c);
@@ -45,12 +48,14 @@ const char *checkpoint_license(const struct checkpoint *c);
 /* The tensor of that canonical name, marked as used. ndim and shape are what the model needs; the view has rows = shape[0]
  * (1 if ndim == 1) and cols = the product of the rest. KLEIN_E_MODEL_CORRUPT naming file, tensor, found and expected otherwise.
  * Sticky like run: after the first failure returns err->status at once. */
-enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part part, const char *name, int ndim, const int64_t *shape,
-                                    struct tensor *out, struct klein_error *err);
+enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part part, const char *name,
+                                    int ndim, const int64_t *shape, struct tensor *out,
+                                    struct klein_error *err);
 
 /* After everything was asked for: every tensor in the files of `part` was used exactly once or is on the ignore list
  * (text encoder: layers from the last needed on, model.norm, lm_head; vae: bn.num_batches_tracked). Names up to three leftovers. */
-enum klein_status checkpoint_all_used(struct checkpoint *c, enum checkpoint_part part, struct klein_error *err);
+enum klein_status checkpoint_all_used(struct checkpoint *c, enum checkpoint_part part,
+                                      struct klein_error *err);
 
 /* Tells the system that the mapped pages of a part are not needed now (they are read again from the file if they are). */
 void checkpoint_drop_pages(struct checkpoint *c, enum checkpoint_part part);

@@ -8,7 +8,8 @@
 
 double relative_l2(struct tensor a, struct tensor b)
 {
-    cr_assert(a.rows == b.rows && a.cols == b.cols, "shapes differ: %dx%d, %dx%d", a.rows, a.cols, b.rows, b.cols);
+    cr_assert(a.rows == b.rows && a.cols == b.cols, "shapes differ: %dx%d, %dx%d", a.rows, a.cols, b.rows,
+              b.cols);
     double difference = 0, norm = 0;
     for (int r = 0; r < a.rows; r++)
         for (int c = 0; c < a.cols; c++) {
@@ -22,7 +23,8 @@ double relative_l2(struct tensor a, struct tensor b)
 
 double max_abs_diff(struct tensor a, struct tensor b)
 {
-    cr_assert(a.rows == b.rows && a.cols == b.cols, "shapes differ: %dx%d, %dx%d", a.rows, a.cols, b.rows, b.cols);
+    cr_assert(a.rows == b.rows && a.cols == b.cols, "shapes differ: %dx%d, %dx%d", a.rows, a.cols, b.rows,
+              b.cols);
     double worst = 0;
     for (int r = 0; r < a.rows; r++)
         for (int c = 0; c < a.cols; c++) {

@@ -23,8 +23,10 @@
     do {                                                                                                     \
         err = (struct klein_error){0};                                                                       \
         enum klein_status fails_status_ = (call);                                                            \
-        cr_assert(fails_status_ == (expected), "%s: got %s (%s)", #call, status_name(fails_status_), err.message);   \
-        cr_assert(strstr(err.message, text), "%s: message is \"%s\", expected \"%s\" in it", #call, err.message, text); \
+        cr_assert(fails_status_ == (expected), "%s: got %s (%s)", #call, status_name(fails_status_),         \
+                  err.message);                                                                              \
+        cr_assert(strstr(err.message, text), "%s: message is \"%s\", expected \"%s\" in it", #call,          \
+                  err.message, text);                                                                        \
     } while (0)
 
 /* ||a - b|| / ||b|| over all elements of two tensors of equal size, in f64. NaN or Inf anywhere in a gives +Inf. */
