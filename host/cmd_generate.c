@@ -159,6 +159,10 @@ static enum klein_status check_settings(const struct settings *s, struct klein_e
     if (s->show && (to_stdout || s->json))
         return fail(err, KLEIN_E_USAGE, "--show and %s both write to standard output; give one",
                     to_stdout ? "-o -" : "--json");
+    const char *const in_json[] = {s->output, s->dump, s->prompt, s->prompt_option};
+    for (size_t i = 0; s->json && i < sizeof in_json / sizeof in_json[0]; i++)
+        if (in_json[i] && !report_is_utf8(in_json[i]))
+            return fail(err, KLEIN_E_USAGE, "\"%s\" is not UTF-8, which --json needs", in_json[i]);
     if (s->dump_blocks && !s->dump) return fail(err, KLEIN_E_USAGE, "--dump-blocks goes with --dump FILE");
     if (s->latents && s->images > 1)
         return fail(err, KLEIN_E_USAGE, "--latents would make the same picture %d times; leave -n out",
@@ -300,6 +304,11 @@ static enum klein_status make(struct generation *g, struct klein_error *err)
     return status;
 }
 
+static const char *noise_name(const struct settings *s)
+{
+    return s->latents ? "given" : s->noise == KLEIN_NOISE_TORCH ? "torch" : "torch-bf16";
+}
+
 static enum klein_status write_dump(struct generation *g, struct klein_error *err)
 {
     if (!g->dump) return KLEIN_OK;
@@ -327,9 +336,7 @@ static enum klein_status write_picture(struct generation *g, int i, struct klein
                            .seed = r->seeds[i],
                            .latent_hash = r->latent_hashes[i],
                            .model = g->model.name,
-                           .noise = s->latents                      ? "given latents"
-                                    : s->noise == KLEIN_NOISE_TORCH ? "torch"
-                                                                    : "torch-bf16",
+                           .noise = noise_name(s),
                            .device = g->model.device,
                            .dtype = g->model.dtype};
     if (!s->no_metadata && !(text = parameters_text(&p)))
@@ -374,8 +381,8 @@ static enum klein_status write_results(struct generation *g, struct klein_error 
                             .result = r,
                             .model = &g->model,
                             .files = g->files,
-                            .noise = g->s->noise,
-                            .given_latents = g->s->latents != NULL,
+                            .noise = noise_name(g->s),
+                            .seeded = !g->s->latents,
                             .dump = g->s->dump};
     if (g->s->json) return report_json(&report, stdout, err);
     if (!g->s->messages.quiet) report_notes(&report);

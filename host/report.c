@@ -34,12 +34,19 @@ void report_notes(const struct report *r)
         if (result->seconds[s] > 0 && used < sizeof stages)
             used += (size_t)snprintf(stages + used, sizeof stages - used, "%s%s %.2f", used ? ", " : "",
                                      klein_stage_name((enum klein_stage)s), result->seconds[s]);
-    if (!r->given_latents)
+    if (r->seeded)
         snprintf(seeds, sizeof seeds,
                  result->n_images > 1 ? "seeds %" PRIu64 " to %" PRIu64 ", " : "seed %" PRIu64 ", ",
                  result->seeds[0], result->seeds[result->n_images - 1]);
     message(MESSAGE_NOTE, "%s%dx%d, %d step%s, %.2f s (%s)", seeds, result->width, result->height,
             result->steps, result->steps == 1 ? "" : "s", result->total_seconds, stages);
+}
+
+int report_is_utf8(const char *text)
+{
+    json_t *string = json_string(text);
+    json_decref(string);
+    return string != NULL;
 }
 
 static json_t *files_json(const struct report *r)
@@ -49,8 +56,7 @@ static json_t *files_json(const struct report *r)
         char hash[20];
         snprintf(hash, sizeof hash, "%016" PRIx64, r->result->latent_hashes[i]);
         json_t *image = json_pack("{s:s, s:s}", "file", r->files[i], "latent_hash", hash);
-        if (!r->given_latents)
-            json_object_set_new(image, "seed", json_integer((json_int_t)r->result->seeds[i]));
+        if (r->seeded) json_object_set_new(image, "seed", json_integer((json_int_t)r->result->seeds[i]));
         json_array_append_new(images, image);
     }
     return images;
@@ -70,16 +76,13 @@ enum klein_status report_json(const struct report *r, FILE *out, struct klein_er
     const struct klein_result *result = r->result;
     const struct klein_model_info *model = r->model;
     json_t *warnings = result->warning[0] ? json_pack("[s]", result->warning) : json_array();
-    json_t *o =
-        json_pack("{s:o, s:s?, s:i, s:i, s:i, s:f, s:i, s:i, s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:s}",
-                  "images", files_json(r), "prompt", r->request->prompt, "width", result->width, "height",
-                  result->height, "steps", result->steps, "guidance", (double)result->guidance,
-                  "prompt_tokens", result->prompt_tokens, "references", r->request->n_references, "noise",
-                  r->given_latents                ? "given"
-                  : r->noise == KLEIN_NOISE_TORCH ? "torch"
-                                                  : "torch-bf16",
-                  "model", model->name, "toy", model->toy, "device", model->device, "dtype", model->dtype,
-                  "seconds", seconds_json(result), "warnings", warnings, "version", klein_version());
+    json_t *o = json_pack("{s:o, s:s?, s:i, s:i, s:i, s:f, s:i, s:i, s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:s}",
+                          "images", files_json(r), "prompt", r->request->prompt, "width", result->width,
+                          "height", result->height, "steps", result->steps, "guidance",
+                          (double)result->guidance, "prompt_tokens", result->prompt_tokens, "references",
+                          r->request->n_references, "noise", r->noise, "model", model->name, "toy",
+                          model->toy, "device", model->device, "dtype", model->dtype, "seconds",
+                          seconds_json(result), "warnings", warnings, "version", klein_version());
     if (r->dump && o) json_object_set_new(o, "dump", json_string(r->dump));
     int failed = !o || json_dumpf(o, out, JSON_COMPACT | JSON_REAL_PRECISION(9));
     fputc('\n', out);

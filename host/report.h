@@ -11,9 +11,9 @@ struct report {
     const struct klein_result *result;
     const struct klein_model_info *model;
     char *const *files; /* one per picture */
-    int noise;          /* enum klein_noise */
-    int given_latents;
-    const char *dump; /* NULL: none */
+    const char *noise;  /* what the pictures began with */
+    int seeded;         /* 0: the seeds mean nothing, latents were given */
+    const char *dump;   /* NULL: none */
 };
 
 /* Before the work, on stderr: model, references as they will be used. */
@@ -21,6 +21,8 @@ void report_request(const struct klein_request *request, const struct klein_mode
                     const char *const *reference_names);
 /* After it, on stderr: seed, size, times. */
 void report_notes(const struct report *r);
+/* Whether a text can stand in JSON. */
+int report_is_utf8(const char *text);
 /* One JSON object in one line. KLEIN_E_NO_MEMORY. */
 enum klein_status report_json(const struct report *r, FILE *out, struct klein_error *err);
 

@@ -358,6 +358,8 @@ Test(cli, mistakes_say_what_to_do_and_write_nothing)
         {{"generate", "a", "-o", "-", "--json"}, 2, "both write to standard output"},
         {{"generate", "a", "-o", "-", "-n", "2"}, 2, "takes one picture"},
         {{"generate", "a", "--show", "--json"}, 2, "both write to standard output"},
+        {{"generate", "a", "--json", "-o", "a\xff.png"}, 2, "is not UTF-8, which --json needs"},
+        {{"generate", "a\xff"}, 2, "byte"},
         {{"generate", "a", "--dump-blocks"}, 2, "goes with --dump"},
         {{"generate", "a", "-o", "x.gif"}, 2, "use .png, .jpg or .webp"},
         {{"generate", "a", "-m", "no/such/model"}, 3, "there is no model at \"no/such/model\""},
