@@ -80,6 +80,13 @@ const char *checkpoint_license(const struct checkpoint *c)
 /* --- one tensor ------------------------------------------------------------------------------------------
  */
 
+static uint64_t hash_of(const char *name) /* FNV-1a */
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (; *name; name++) h = (h ^ (unsigned char)*name) * 0x100000001b3u;
+    return h;
+}
+
 /* NULL after a failure. */
 static struct asked *append_asked(struct checkpoint *c, enum checkpoint_part part, const char *name, int ndim,
                                   const int64_t *shape, struct klein_error *err)
@@ -98,7 +105,7 @@ static struct asked *append_asked(struct checkpoint *c, enum checkpoint_part par
         return NULL;
     }
     struct asked *a = &c->asked[c->n_asked++];
-    *a = (struct asked){.entry = {.part = part, .name = copy, .ndim = ndim}};
+    *a = (struct asked){.entry = {.part = part, .name = copy, .ndim = ndim}, .hash = hash_of(name)};
     memcpy(a->entry.shape, shape, (size_t)ndim * sizeof *shape);
     return a;
 }
@@ -197,8 +204,8 @@ enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part p
     if (c->kind == FROM_FILES) {
         TRY(take_from_file(c, part, name, ndim, shape, &data, &dtype, err));
     } else {
-        for (int i = 0; i < c->n_asked - 1; i++)
-            CHECK(c->asked[i].entry.part != part || strcmp(c->asked[i].entry.name, name));
+        for (const struct asked *b = c->asked; b < a; b++) /* the model asks for a tensor once */
+            CHECK(b->hash != a->hash || b->entry.part != part || strcmp(b->entry.name, name));
         if (c->kind == RANDOM) TRY(make_random(c, a, elements, err));
         data = c->kind == RANDOM ? a->memory : (void *)c->next_address;
         c->next_address += (elements * dtype_size(dtype) + FAKE_ALIGN - 1) / FAKE_ALIGN * FAKE_ALIGN;

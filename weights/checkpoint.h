@@ -23,12 +23,17 @@ struct checkpoint;
 
 struct checkpoint_paths {
     const char *model;                            /* folder or single file; NULL if all parts are given */
-    const char *transformer, *text_encoder, *vae; /* overrides, NULL: from model */
+    const char *transformer, *text_encoder, *vae; /* overrides: folder or file; NULL: from model */
     int variant;                                  /* enum klein_variant: 0 auto, 1 distilled, 2 base */
 };
 
-/* Opens and maps the files, reads configs (from config.json files, or from shapes where there are none), translates names.
- * Nothing in the files is trusted. Errors name file and tensor. */
+/* Opens and maps the files, reads configs, translates names. Nothing in the files is trusted, no tensor data are read.
+ *   model     a folder with transformer/, text_encoder/, vae/; or a single file (the transformer), the other parts from its folder
+ *   override  a folder with config.json and weights (or a whole model: its part is meant), or a file, whose sizes come from shapes.
+ *             A VAE file may be a decoder by itself: encoder and statistics are then the model's.
+ *   variant   auto: the name of a single file ("base", else "klein"), else klein.json, else model_index.json beside the transformer
+ * KLEIN_E_MODEL_MISSING, KLEIN_E_MODEL_CORRUPT, KLEIN_E_UNSUPPORTED (FLUX.2 [dev], the KV variant, ...) name the file; KLEIN_E_USAGE if
+ * the variant cannot be told. */
 enum klein_status checkpoint_open(const struct checkpoint_paths *paths, struct checkpoint **out,
                                   struct klein_error *err);
 enum klein_status checkpoint_shapes(const struct model_config *config, struct checkpoint **out,
@@ -46,8 +51,9 @@ const char *checkpoint_tokenizer_dir(const struct checkpoint *c);
 const char *checkpoint_license(const struct checkpoint *c);
 
 /* The tensor of that canonical name, marked as used. ndim and shape are what the model needs; the view has rows = shape[0]
- * (1 if ndim == 1) and cols = the product of the rest. KLEIN_E_MODEL_CORRUPT naming file, tensor, found and expected otherwise.
- * Sticky like run: after the first failure returns err->status at once. */
+ * (1 if ndim == 1) and cols = the product of the rest; trailing ones of a shape do not count. dtype F32, BF16 or F16. Asking twice
+ * is a bug. KLEIN_E_MODEL_CORRUPT naming file, tensor, found and expected otherwise; KLEIN_E_UNSUPPORTED for other dtypes (quantised
+ * files) and misaligned data. Sticky like run: after the first failure returns err->status at once. */
 enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part part, const char *name,
                                     int ndim, const int64_t *shape, struct tensor *out,
                                     struct klein_error *err);
@@ -57,7 +63,8 @@ enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part p
 enum klein_status checkpoint_all_used(struct checkpoint *c, enum checkpoint_part part,
                                       struct klein_error *err);
 
-/* Tells the system that the mapped pages of a part are not needed now (they are read again from the file if they are). */
+/* Tells the system that the mapped pages of a part are not needed now (they are read again from the file if they are).
+ * Random weights stay. */
 void checkpoint_drop_pages(struct checkpoint *c, enum checkpoint_part part);
 
 /* For `klein info` and make-random: walks what was asked for so far, in order. */

@@ -15,6 +15,17 @@ static enum klein_status no_memory(const struct part *p, struct klein_error *err
     return fail(err, KLEIN_E_NO_MEMORY, "%s: no memory for its list of tensors", p->path);
 }
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct source *)a)->name, ((const struct source *)b)->name);
+}
+
+static struct source *find_among(struct source *sorted, int n, const char *name)
+{
+    struct source key = {.name = (char *)name};
+    return n ? bsearch(&key, sorted, (size_t)n, sizeof key, by_name) : NULL;
+}
+
 static enum klein_status add_source(struct part *p, struct source s, const char *name,
                                     struct klein_error *err)
 {
@@ -31,13 +42,11 @@ static enum klein_status add_source(struct part *p, struct source s, const char 
     return KLEIN_OK;
 }
 
-/* `had` sources were there before this call of part_open. */
+/* Is a name wanted of a further file, when `had` (sorted) sources are there already? */
 static int wanted(const struct part *p, const char *name, int had)
 {
-    if (!had) return 1;
-    struct part before = *p;
-    before.sources = had;
-    return strncmp(name, "decoder.", 8) && strncmp(name, "post_quant_conv.", 16) && !part_find(&before, name);
+    return !had || (strncmp(name, "decoder.", 8) && strncmp(name, "post_quant_conv.", 16) &&
+                    !find_among(p->source, had, name));
 }
 
 static enum klein_status add_file(struct part *p, const char *path, int had, struct klein_error *err)
@@ -124,11 +133,6 @@ enum klein_status part_open(struct part *p, const char *path, int text_layers, s
                 path);
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const struct source *)a)->name, ((const struct source *)b)->name);
-}
-
 enum klein_status part_sort(struct part *p, struct klein_error *err)
 {
     if (p->sources) qsort(p->source, (size_t)p->sources, sizeof *p->source, by_name);
@@ -154,8 +158,7 @@ void part_close(struct part *p)
 
 struct source *part_find(const struct part *p, const char *name)
 {
-    struct source key = {.name = (char *)name};
-    return p->sources ? bsearch(&key, p->source, (size_t)p->sources, sizeof key, by_name) : NULL;
+    return find_among(p->source, p->sources, name);
 }
 
 int64_t source_dim(const struct source *s, int d)

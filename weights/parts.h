@@ -46,6 +46,7 @@ enum klein_status infer_compare(const struct part *p, const struct model_config 
 /* What was asked for, in order. */
 struct asked {
     struct checkpoint_entry entry; /* entry.name is owned */
+    uint64_t hash;                 /* of the name */
     void *memory;                  /* random checkpoints: the tensor's own mapping */
     size_t bytes;
 };

@@ -19,7 +19,8 @@ struct st_file;
 
 /* Maps `path` and checks the header: size, JSON (depth, duplicate keys), every offset in range, no overlap,
  * no gap, bytes = product of the shape * element size without overflow. Errors: KLEIN_E_MODEL_MISSING /
- * KLEIN_E_MODEL_CORRUPT with path and tensor. */
+ * KLEIN_E_MODEL_CORRUPT with path and tensor. Data pages are not read. Data may be misaligned. The file must not
+ * be cut short while it is open. */
 enum klein_status st_open(const char *path, struct st_file **out, struct klein_error *err);
 /* The same over bytes in memory that outlive the file (fuzzing, tests). */
 enum klein_status st_open_memory(const void *bytes, size_t n, const char *name, struct st_file **out,
