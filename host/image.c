@@ -176,6 +176,7 @@ static enum klein_status replace_file(const char *path, const uint8_t *bytes, si
     char *temporary;
     if (asprintf(&temporary, "%s.%ld.tmp", path, (long)getpid()) < 0)
         return fail(err, KLEIN_E_NO_MEMORY, "%s: no memory to write it", path);
+    unlink(temporary); /* one of this name was left by a killed process */
     enum klein_status status = write_file(temporary, O_CREAT | O_EXCL, bytes, n, err);
     if (status == KLEIN_OK && rename(temporary, path)) {
         status = fail(err, KLEIN_E_OUTPUT, "%s: %s", path, strerror(errno));

@@ -61,6 +61,11 @@ enum klein_status image_stb_read(const struct image_source *from, struct klein_i
                     from->name);
     TRY(image_check_size(from, width, height, err));
     reader = (struct reader){from, 0, 0};
+    /* stb_image swaps their bytes, and reads beyond its own buffer when it makes RGB of 16-bit grey */
+    if (from->bytes[0] == 'P' && stbi_is_16_bit_from_callbacks(&io, &reader))
+        return fail(err, KLEIN_E_INPUT, "%s: PNM with more than 8 bits is not supported: convert it to PNG",
+                    from->name);
+    reader = (struct reader){from, 0, 0};
     out->rgb =
         stbi_load_from_callbacks(&io, &reader, &out->width, &out->height, &components, 3); /* by malloc */
     if (out->rgb && !reader.overrun) return KLEIN_OK;

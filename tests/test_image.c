@@ -273,6 +273,9 @@ Test(image, says_what_is_wrong_with_a_file)
              "ftypheic\0\0\0\0",
              16);
     FAILS(image_read(scratch("file"), &image, &err), KLEIN_E_INPUT, "convert it to PNG");
+    put_file(scratch("file"), "P5 2 2 65535 abcdefgh", 21);
+    FAILS(image_read(scratch("file"), &image, &err), KLEIN_E_INPUT,
+          "file: PNM with more than 8 bits is not supported");
     struct bytes b = file_bytes(sample("rgb.png"));
     FAILS(image_decode(b.data, b.n - 40, "ref.png", &image, &err), KLEIN_E_INPUT,
           "ref.png: PNG file is truncated");
