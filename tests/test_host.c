@@ -6,6 +6,7 @@
 #include "../host/inputs.h"
 #include "../host/signals.h"
 #include "../host/size.h"
+#include "../weights/config.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -193,6 +194,14 @@ Test(host, option_tables_are_consistent)
                       a->excludes);
         }
     }
+}
+
+Test(host, the_option_names_every_configuration)
+{
+    int i = 0;
+    while (strcmp(cli_option_at(&command_plan, i, NULL, NULL)->name, "config")) i++;
+    for (int c = 0; config_list(c); c++)
+        cr_assert(strstr(cli_option_at(&command_plan, i, NULL, NULL)->help, config_list(c)));
 }
 
 static char *text_of(void (*print)(FILE *, const struct cli_command *const *))
