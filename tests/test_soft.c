@@ -55,25 +55,86 @@ static float number(uint64_t i)
     return (float)(int32_t)(uint32_t)i * 0x1p-31f;
 }
 
-/* c[m, n] of gemm kernel `kernel` against the product in f64 of the same bf16 operands; c may err by a bf16 rounding. */
-static void check_gemm(struct gpu *g, const char *kernel, int m, int n, int k, unsigned threads,
-                       unsigned shared)
+/* A matrix [rows, cols] of bf16 as the sm_90 kernels want it: boxes of 64 columns, 128-byte swizzle. */
+static struct tensor_map map_of(struct gpu *g, void *p, int rows, int cols, int box_rows)
 {
-    bf16 *a = malloc(sizeof *a * (size_t)(m * k)), *b = malloc(sizeof *b * (size_t)(n * k)),
-         *c = malloc(sizeof *c * (size_t)(m * n));
+    struct tensor_map map;
+    struct tensor_box box = {.ptr = p,
+                             .dtype = DT_BF16,
+                             .rank = 2,
+                             .dims = {(uint64_t)cols, (uint64_t)rows},
+                             .strides = {(uint64_t)cols * 2},
+                             .box = {64, (uint32_t)box_rows},
+                             .swizzle = 128};
+    OK(gpu_tensor_map(g, &box, &map, &err));
+    return map;
+}
+
+/* Runs a product [m, n] = a b^T of device matrices. */
+typedef void gemm_fn(struct gpu *g, void *c, void *a, void *b, int m, int n, int k);
+
+static void run_sm80(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel,
+                     unsigned stages)
+{
+    struct gemm_args args = {c, a, b, m, n, k, k, k, n};
+    unsigned blocks = (unsigned)((m + 127) / 128 * ((n + 127) / 128));
+    OK(gpu_launch(g,
+                  &(struct launch){.kernel = kernel,
+                                   .grid = {blocks},
+                                   .threads = GEMM_SM80_THREADS,
+                                   .shared = stages * GEMM_SM80_STAGE,
+                                   .args = &args},
+                  &err));
+}
+
+static void gemm_sm80_s2(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
+{
+    run_sm80(g, c, a, b, m, n, k, "gemm_sm80_128x128_s2", 2);
+}
+
+static void gemm_sm80_s3(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
+{
+    run_sm80(g, c, a, b, m, n, k, "gemm_sm80_128x128_s3", 3);
+}
+
+static void run_sm90(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel,
+                     int bn, unsigned shared)
+{
+    struct gemm_sm90_args args = {
+        map_of(g, a, m, k, 128), map_of(g, b, n, k, bn), map_of(g, c, m, n, 64), m, n, k};
+    int tiles = (m + 127) / 128 * ((n + bn - 1) / bn);
+    unsigned blocks = (unsigned)(tiles < g->multiprocessors ? tiles : g->multiprocessors);
+    OK(gpu_launch(g,
+                  &(struct launch){.kernel = kernel,
+                                   .grid = {blocks},
+                                   .threads = GEMM_SM90_THREADS,
+                                   .shared = shared,
+                                   .args = &args},
+                  &err));
+}
+
+static void gemm_sm90_256(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
+{
+    run_sm90(g, c, a, b, m, n, k, "gemm_sm90_128x256", 256, GEMM_SM90_SHARED(256, 4));
+}
+
+static void gemm_sm90_128(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
+{
+    run_sm90(g, c, a, b, m, n, k, "gemm_sm90_128x128", 128, GEMM_SM90_SHARED(128, 6));
+}
+
+/* Against the product in f64 of the same bf16 operands: c may err by a bf16 rounding and by f32 sums. */
+static void check_gemm(struct gpu *g, gemm_fn *gemm, int m, int n, int k)
+{
+    size_t sizes[] = {sizeof(bf16) * (size_t)(m * k), sizeof(bf16) * (size_t)(n * k),
+                      sizeof(bf16) * (size_t)(m * n)};
+    bf16 *a = malloc(sizes[0]), *b = malloc(sizes[1]), *c = malloc(sizes[2]);
     for (int i = 0; i < m * k; i++) a[i] = bf16_from_f32(number((uint64_t)i));
     for (int i = 0; i < n * k; i++) b[i] = bf16_from_f32(number((uint64_t)i + 1000000007));
-    void *da = to_device(g, a, sizeof *a * (size_t)(m * k)),
-         *db = to_device(g, b, sizeof *b * (size_t)(n * k)), *dc;
-    OK(gpu_alloc(g, sizeof *c * (size_t)(m * n), &dc, &err));
-    struct gemm_args args = {dc, da, db, m, n, k, k, k, n};
-    unsigned blocks = (unsigned)((m + 127) / 128 * ((n + 127) / 128));
-    OK(gpu_launch(
-        g,
-        &(struct launch){
-            .kernel = kernel, .grid = {blocks}, .threads = threads, .shared = shared, .args = &args},
-        &err));
-    OK(gpu_download(g, c, dc, sizeof *c * (size_t)(m * n), &err));
+    void *da = to_device(g, a, sizes[0]), *db = to_device(g, b, sizes[1]), *dc;
+    OK(gpu_alloc(g, sizes[2], &dc, &err));
+    gemm(g, dc, da, db, m, n, k);
+    OK(gpu_download(g, c, dc, sizes[2], &err));
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) {
             double sum = 0, size = 0;
@@ -83,8 +144,8 @@ static void check_gemm(struct gpu *g, const char *kernel, int m, int n, int k, u
                 size += fabs(product);
             }
             double d = fabs(f32_from_bf16(c[i * n + j]) - sum);
-            cr_assert(d <= fabs(sum) * 0x1p-8 + size * k * 0x1p-24, "%s %dx%dx%d: c[%d, %d] = %g, not %g",
-                      kernel, m, n, k, i, j, (double)f32_from_bf16(c[i * n + j]), sum);
+            cr_assert(d <= fabs(sum) * 0x1p-8 + size * k * 0x1p-24, "%dx%dx%d: c[%d, %d] = %g, not %g", m, n,
+                      k, i, j, (double)f32_from_bf16(c[i * n + j]), sum);
         }
     gpu_free(g, da);
     gpu_free(g, db);
@@ -128,9 +189,21 @@ Test(soft, gemm_sm80)
     for (uint64_t seed = 0; seed < 4; seed++) {
         struct gpu *g = open_gpu("sm_80", seed, (enum softgpu_async)(seed % 3));
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-            const int *s = shapes[i];
-            check_gemm(g, "gemm_sm80_128x128_s3", s[0], s[1], s[2], GEMM_SM80_THREADS, 3 * GEMM_SM80_STAGE);
-            check_gemm(g, "gemm_sm80_128x128_s2", s[0], s[1], s[2], GEMM_SM80_THREADS, 2 * GEMM_SM80_STAGE);
+            check_gemm(g, gemm_sm80_s2, shapes[i][0], shapes[i][1], shapes[i][2]);
+            check_gemm(g, gemm_sm80_s3, shapes[i][0], shapes[i][1], shapes[i][2]);
+        }
+        close_gpu(g);
+    }
+}
+
+Test(soft, gemm_sm90)
+{
+    static const int shapes[][3] = {{128, 256, 64}, {1, 8, 8}, {130, 264, 200}, {257, 520, 584}};
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        struct gpu *g = open_gpu("sm_90a", seed, (enum softgpu_async)(seed % 3));
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            check_gemm(g, gemm_sm90_256, shapes[i][0], shapes[i][1], shapes[i][2]);
+            check_gemm(g, gemm_sm90_128, shapes[i][0], shapes[i][1], shapes[i][2]);
         }
         close_gpu(g);
     }

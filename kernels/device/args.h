@@ -47,4 +47,130 @@ struct gemm_args {
     int m, n, k, lda, ldb, ldc;
 };
 
+/* attention/: o = softmax(scale q k^T) v per head, rows of tokens, one head after the other within a row. Head h of q and o reads head
+ * h / group of k and v. Leading dimensions in elements. Only keys < keys exist; causal: query i sees keys <= i.
+ * The bf16 kernels copy 16 bytes at a time: pointers and the bytes of the leading dimensions are multiples of 16.
+ * Launch ceil(queries / rows of the variant) x heads blocks (attention_pick.h). */
+enum {
+    ATTENTION_SM80_THREADS = 128,
+    ATTENTION_SM80_128X64_SHARED = 65536, /* bytes of dynamic shared memory */
+    ATTENTION_SM80_64X64_SHARED = 49152,
+    ATTENTION_WIDE_SM80_THREADS = 256,
+    ATTENTION_WIDE_SM80_SHARED = 99328,
+    ATTENTION_SIMPLE_THREADS = 128,
+    ATTENTION_SIMPLE_SHARED = 512,
+    ATTENTION_WIDTH_MAX = 512 /* of a head in wide and simple; wide takes multiples of 64, sm80 128 only */
+};
+struct flash_args {
+    void *o; /* bf16; attention_simple_f32: f32 */
+    const void *q, *k, *v;
+    int ldo, ldq, ldk, ldv;
+    int queries, keys, head_dim, group, causal;
+    float scale_log2; /* scale / ln 2, positive: the softmax is computed with powers of 2 */
+};
+
+/* gemm/gemm_sm90.cu: the same product; the matrices as 2-D tensor maps of bf16 with 128-byte swizzle and boxes of 64 columns by 128
+ * rows (a), BN rows (b), 64 rows (c). As many blocks as multiprocessors, or as tiles if these are fewer. */
+enum { GEMM_SM90_THREADS = 384 };
+#define GEMM_SM90_SHARED(bn, stages)                                                                         \
+    ((stages) * (128 + (bn)) * 128 + 32768 + 1024) /* bytes of dynamic shared memory */
+struct gemm_sm90_args {
+    struct tensor_map a, b, c;
+    int m, n, k;
+};
+
+/* norm/ and pointwise/: matrices of numbers whose element (r, c) is at ptr + r * ld + c elements of `type`. Kernels named after a type
+ * move 16 bytes at a time: pointers and the bytes of ld are multiples of 16, columns fill whole vectors. Kernels named `any` take
+ * every type and alignment, one element at a time. */
+enum element_type { ELEMENT_F32, ELEMENT_BF16, ELEMENT_F16, ELEMENT_U8 };
+struct matrix {
+    void *ptr;
+    int64_t ld;
+    int type;
+};
+
+/* How blocks of SPREAD_THREADS threads divide a matrix: `across` threads side by side, each at its vector of a row, `down` of these
+ * rows of threads; tiles of them cover the vectors of a row. Block b is at tile b % tiles and has the rows_per_block rows from
+ * b / tiles * rows_per_block. across * down <= SPREAD_THREADS. */
+enum { SPREAD_THREADS = 256 };
+struct spread {
+    int across, down, tiles;
+    int vectors, rows, rows_per_block;
+};
+
+/* norm/adaln: y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift. A warp per row. Rows < split use [0], the others [1].
+ * bf16, f32 (width up to the number in the kernel's name): ceil(split / 8) + ceil((rows - split) / 8) blocks, ADALN_SHARED(that number)
+ * bytes of shared memory. any: ceil(rows / 8) blocks. e4m3_sm89: y is e4m3 and row_scale[r] * y the result; ld a multiple of 8. */
+enum { ADALN_THREADS = 256, ADALN_ROWS = ADALN_THREADS / 32 };
+#define ADALN_SHARED(width) (8u * (width))
+struct adaln_kernel_args {
+    struct matrix y, x;
+    const float *shift[2], *scale[2];
+    float *row_scale;
+    int rows, cols, split;
+    float eps;
+};
+
+/* norm/rmsnorm: y = x / sqrt(mean(x^2) + eps) * w. A warp per row, ceil(rows / 4) blocks. bf16, f32: w is bf16. */
+enum { RMSNORM_THREADS = 128, RMSNORM_ROWS = RMSNORM_THREADS / 32 };
+struct rmsnorm_kernel_args {
+    struct matrix y, x, w;
+    int rows, cols;
+    float eps;
+};
+
+/* norm/groupnorm. stats: partial[block / tiles][channel] = mean and sum of squared deviations from it over the block's pixels; combine:
+ * stats[group] = mean, 1 / sqrt(var + eps) from these (one block per group); apply: y = groupnorm(x), then SiLU if `silu`. */
+#define GROUPNORM_SHARED(arrays, vector) (4u * (arrays) * (vector) * (SPREAD_THREADS + 4))
+struct groupnorm_stats_args {
+    struct matrix x;
+    struct spread spread;
+    float *partial; /* [blocks / tiles][cols][2] */
+    int cols;
+};
+enum { GROUPNORM_COMBINE_THREADS = 256, GROUPNORM_COMBINE_SHARED = 2 * 8 * GROUPNORM_COMBINE_THREADS };
+struct groupnorm_combine_args {
+    struct matrix stats; /* f32 [groups, 2] */
+    const float *partial;
+    int cols, rows, rows_per_block, group_size;
+    float eps;
+};
+struct groupnorm_apply_args {
+    struct matrix y, x, stats, gamma, beta;
+    struct spread spread;
+    int cols, group_size, silu;
+};
+
+/* pointwise/copy: y[r, :] = x[ids ? ids[r] : r, :], converted. pointwise/u8 (the same struct): f32 or bf16 in [-1, 1] <-> u8. */
+struct copy_kernel_args {
+    struct matrix y, x;
+    struct spread spread;
+    const int32_t *ids;
+};
+
+/* pointwise/step: euler: y = a + factor * b; cfg: y = a + factor * (b - a). f32. */
+struct step_args {
+    struct matrix y, a, b;
+    struct spread spread;
+    float factor;
+};
+
+/* pointwise/patch: image [h, w] of `channels` <-> f32 tokens; a thread per token and channel. */
+enum { PATCH_THREADS = 256 };
+struct patch_kernel_args {
+    struct matrix image, tokens, mean, var;
+    int64_t threads; /* tokens * channels */
+    int w, channels;
+    int aligned; /* rows of tokens are 16-byte aligned, mean and var by 4 of their elements */
+    float eps;
+};
+
+/* pointwise/timestep: y[s, k], y[s, half + k] = cos, sin of t[s] * 1000 * 10000^(-k / half); a thread per s and k. */
+enum { TIMESTEP_THREADS = 128 };
+struct timestep_kernel_args {
+    struct matrix y;
+    const float *t;
+    int steps, half;
+};
+
 #endif

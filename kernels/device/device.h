@@ -3,7 +3,7 @@
  *   KERNEL(name, args_struct, threads, min_blocks) { ... args.member ... }
  *       an entry point that the host launches by name with one struct (args.h) and exactly `threads` threads, 1-D;
  *       min_blocks blocks are to fit on one multiprocessor (it bounds the registers).
- *   DEVICE                every other function.
+ *   DEVICE                every other function; DEVICE_METHOD for members.
  *   SHARED(type, s);      `type &s` over the dynamic shared memory; the launcher passes sizeof(type). Alignment is alignof(type).
  *   shared<T>             member of such a struct that threads exchange data through by plain reads and writes.
  *   UNROLL                before a loop over register arrays: not unrolled means local memory.
@@ -26,7 +26,8 @@ struct alignas(8) f32x2 {
 
 #ifdef __CUDACC__
 
-#define DEVICE static __device__ __forceinline__
+#define DEVICE        static __device__ __forceinline__
+#define DEVICE_METHOD __device__ __forceinline__
 #define KERNEL(kernel, args_struct, threads, min_blocks)                                                     \
     extern "C" __global__ void __launch_bounds__(threads, min_blocks)                                        \
         kernel(const __grid_constant__ args_struct args)
@@ -74,6 +75,7 @@ DEVICE int grid_y()
 #include <string.h>
 
 #define DEVICE static inline
+#define DEVICE_METHOD
 #define KERNEL(kernel, args_struct, threads, min_blocks)                                                     \
     static void kernel##_body(const args_struct &args);                                                      \
     static void kernel##_enter(const void *args)                                                             \

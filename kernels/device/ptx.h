@@ -3,5 +3,7 @@
 #define KLEIN_DEVICE_PTX_H
 
 #include "ptx_sm80.h"
+#include "ptx_sm90.h"
+#include "ptx_wgmma.h"
 
 #endif

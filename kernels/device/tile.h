@@ -9,6 +9,19 @@
 #include "device.h"
 #include "ptx.h"
 
+/* Tile number `index` of a product of tiles_m x tiles_n tiles: `group` tiles of m, then the next of n, so that blocks that run at the same
+ * time share operands in the L2. */
+struct tile_position {
+    int row, col;
+};
+
+DEVICE tile_position grouped_tile(int index, int tiles_m, int tiles_n, int group)
+{
+    const int first = index / (group * tiles_n) * group, in_group = index - first * tiles_n;
+    const int high = tiles_m - first < group ? tiles_m - first : group; /* the last group may be lower */
+    return {first + in_group % high, in_group / high};
+}
+
 /* Byte offset of a chunk in a tile. */
 DEVICE uint32_t tile_offset(int row, int chunk)
 {

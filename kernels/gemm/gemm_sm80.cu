@@ -50,17 +50,6 @@ DEVICE void copy_tile(const copier &c, uint32_t tile, int k0, int k)
     }
 }
 
-/* Tile of c for this block. */
-DEVICE void tile_of_block(const gemm_args &args, int *row0, int *col0)
-{
-    const int tiles_m = ceil_div(args.m, (int)BM), tiles_n = ceil_div(args.n, (int)BN);
-    const int group = block_x() / (GROUP * tiles_n), first = group * GROUP;
-    const int high = tiles_m - first < GROUP ? tiles_m - first : GROUP; /* the last group may be lower */
-    const int in_group = block_x() - group * GROUP * tiles_n;
-    *row0 = (first + in_group % high) * BM;
-    *col0 = in_group / high * BN;
-}
-
 /* One k block: 4 steps of 16. */
 DEVICE void multiply_block(float (&d)[WM / 16][WN / 8][4], uint32_t a_tile, uint32_t b_tile, int warp_row,
                            int warp_col)
@@ -102,8 +91,9 @@ template <int stages>
 DEVICE void gemm_sm80(const gemm_args &args)
 {
     SHARED(gemm_sm80_shared<stages>, s);
-    int row0, col0;
-    tile_of_block(args, &row0, &col0);
+    const tile_position tile =
+        grouped_tile(block_x(), ceil_div(args.m, (int)BM), ceil_div(args.n, (int)BN), GROUP);
+    const int row0 = tile.row * BM, col0 = tile.col * BN;
     const copier copy_a = make_copier(args.a, args.lda, row0, args.m),
                  copy_b = make_copier(args.b, args.ldb, col0, args.n);
     const uint32_t a_tiles = shared_address(s.a), b_tiles = shared_address(s.b);
