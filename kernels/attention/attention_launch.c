@@ -1,0 +1,72 @@
+#include "attention_launch.h"
+#include "attention_pick.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+
+enum { GRID_Y_MAX = 65535 };
+
+static int aligned(struct tensor t)
+{
+    return ((uintptr_t)t.ptr | (size_t)t.ld * dtype_size(t.dtype)) % 16 == 0;
+}
+
+/* What the kernels cannot represent. */
+static enum klein_status check(const struct attention_args *a, struct klein_error *err)
+{
+    const struct tensor operands[] = {a->q, a->k, a->v, a->o};
+    if (!(a->scale > 0) || !isfinite(a->scale))
+        return fail(err, KLEIN_E_UNSUPPORTED, "attention: scale %g: it must be positive and finite",
+                    (double)a->scale);
+    if (a->heads > GRID_Y_MAX)
+        return fail(err, KLEIN_E_UNSUPPORTED, "attention: %d heads: at most %d", a->heads, GRID_Y_MAX);
+    for (int i = 0; i < 4; i++) {
+        if (!operands[i].ptr)
+            return fail(err, KLEIN_E_INTERNAL, "attention: operand %c is absent", "qkvo"[i]);
+        if (operands[i].ld > INT_MAX)
+            return fail(err, KLEIN_E_UNSUPPORTED, "attention: rows of %c are %lld elements apart: at most %d",
+                        "qkvo"[i], (long long)operands[i].ld, INT_MAX);
+    }
+    return KLEIN_OK;
+}
+
+enum klein_status attention_launch(struct gpu *g, const struct attention_args *a, struct klein_error *err)
+{
+    TRY(check(a, err));
+    const struct attention_shape shape = {
+        .arch = g->arch,
+        .multiprocessors = g->multiprocessors,
+        .act = a->q.dtype,
+        .heads = a->heads,
+        .queries = a->q.rows,
+        .keys = a->key_len ? a->key_len : a->k.rows,
+        .head_dim = a->head_dim,
+        .aligned = aligned(a->q) && aligned(a->k) && aligned(a->v) && aligned(a->o),
+    };
+    const struct attention_variant *v;
+    TRY(attention_pick(&shape, getenv("KLEIN_ATTENTION"), &v, err));
+    const struct flash_args args = {
+        .o = a->o.ptr,
+        .q = a->q.ptr,
+        .k = a->k.ptr,
+        .v = a->v.ptr,
+        .ldo = (int)a->o.ld,
+        .ldq = (int)a->q.ld,
+        .ldk = (int)a->k.ld,
+        .ldv = (int)a->v.ld,
+        .queries = shape.queries,
+        .keys = shape.keys,
+        .head_dim = a->head_dim,
+        .group = a->heads / a->kv_heads,
+        .causal = a->causal,
+        .scale_log2 = (float)(a->scale * M_LOG2E),
+    };
+    return gpu_launch(g,
+                      &(struct launch){.kernel = v->name,
+                                       .grid = {(unsigned)attention_blocks(v, &shape), (unsigned)a->heads},
+                                       .threads = v->threads,
+                                       .shared = v->shared,
+                                       .args = &args},
+                      err);
+}

@@ -1,0 +1,33 @@
+/* attention_pick.h: which kernel computes an attention: a pure function of the shape and the chip. */
+#ifndef KLEIN_ATTENTION_PICK_H
+#define KLEIN_ATTENTION_PICK_H
+
+#include "../../base/dtype.h"
+#include "../../base/error.h"
+
+struct attention_shape {
+    int arch;            /* 80 for sm_80 */
+    int multiprocessors; /* of the device */
+    enum dtype act;
+    int heads, queries, keys, head_dim;
+    int aligned; /* pointers and rows of q, k, v, o are multiples of 16 bytes */
+};
+
+struct attention_variant {
+    const char *name; /* of the kernel */
+    int rows;         /* queries per block */
+    unsigned threads, shared;
+};
+
+/* The i-th variant; NULL past the last. */
+const struct attention_variant *attention_variant(int i);
+/* Whether v computes s rightly. */
+int attention_takes(const struct attention_variant *v, const struct attention_shape *s);
+/* The variant for s. `forced` (NULL or "": nobody) names one, as KLEIN_ATTENTION does: KLEIN_E_INPUT if there is none of that name,
+ * KLEIN_E_UNSUPPORTED if it does not take s, or if none does. */
+enum klein_status attention_pick(const struct attention_shape *s, const char *forced,
+                                 const struct attention_variant **out, struct klein_error *err);
+/* Blocks of a launch: x; y is heads. */
+int attention_blocks(const struct attention_variant *v, const struct attention_shape *s);
+
+#endif
