@@ -53,10 +53,9 @@ static void on_event(void *user, enum klein_stage stage, int image, int step, in
     p->stage = stage;
     p->image = image;
     p->step = stage == KLEIN_STAGE_DENOISE ? step + finished : 0;
-    if (!finished)
-        g->stage_begin = now();
-    else
-        g->result->seconds[stage] += now() - g->stage_begin;
+    double time = now();
+    if (finished) g->result->seconds[stage] += time - g->stage_begin;
+    g->stage_begin = time;
     /* The encoder is not needed again in this call: its mapped pages may leave memory (a later call maps them
      * back in). */
     if (stage == KLEIN_STAGE_TEXT && finished) checkpoint_drop_pages(g->k->checkpoint, PART_TEXT);

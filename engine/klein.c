@@ -24,6 +24,8 @@ static enum klein_status open_device(struct klein *k, const struct klein_open_op
     if (o->threads < 0 || o->threads > 4096)
         return fail(err, KLEIN_E_USAGE, "%d threads: must be from 1 to 4096 (0: all)", o->threads);
     TRY(device_open(name, &(struct device_options){.threads = o->threads}, &k->device, err));
+    if (!k->device->computes)
+        return fail(err, KLEIN_E_NO_DEVICE, "device \"%s\" computes nothing: it only plans", name);
     k->act = o->dtype == KLEIN_DTYPE_F32 ? DT_F32 : o->dtype == KLEIN_DTYPE_BF16 ? DT_BF16 : k->device->act;
     return KLEIN_OK;
 }
@@ -71,6 +73,12 @@ EXPORT enum klein_status klein_open(const struct klein_open_options *options, st
                                      .vae = o.vae,
                                      .variant = (int)o.variant};
     TRY(checkpoint_open(&paths, &checkpoint, err));
+    if (!checkpoint_tokenizer_dir(checkpoint)) {
+        checkpoint_close(checkpoint);
+        return fail(err, KLEIN_E_MODEL_MISSING,
+                    "%s has no tokenizer folder: it belongs beside the text encoder",
+                    o.model ? o.model : o.text_encoder);
+    }
     return context_open(checkpoint, &o, out, err);
 }
 

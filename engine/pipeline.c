@@ -55,7 +55,6 @@ static void denoise(struct run *r, const struct model *m, const struct job *job,
     struct tensor v = run_tensor(r, DT_F32, x.rows, x.cols), u = v;
     if (job->guided) u = run_tensor(r, DT_F32, x.rows, x.cols);
     for (int i = 0; i < job->steps; i++) {
-        event(job, KLEIN_STAGE_DENOISE, image, i, 0);
         dit_forward(r, &m->dit, &q[0], i, x, v);
         if (job->guided) {
             int tap_blocks = r->tap_blocks; /* taps are of the prompt's pass */
@@ -100,6 +99,7 @@ void pipeline_run(struct run *r, const struct model *m, const struct job *job)
     struct tensor x = run_tensor(r, DT_F32, job_tokens(job), channels);
     size_t mark = arena_mark(r->arena, r->end);
     for (int image = 0; image < job->images && run_ok(r); image++) {
+        event(job, KLEIN_STAGE_DENOISE, image, 0, 0);
         if (r->dev->computes)
             r->dev->upload(r->dev, x.ptr, job->start[image],
                            (size_t)x.rows * (size_t)channels * sizeof(float), &r->err);

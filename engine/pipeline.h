@@ -28,8 +28,7 @@ struct job {
     float **latents;           /* per image: receives the final [tokens, channels] */
     uint8_t **rgb;             /* per image: receives [height, width, 3] */
 
-    /* Called as the request proceeds, `finished` = 0 when a stage (or a denoising step) begins and 1 when it
-     * ended. NULL allowed. */
+    /* Called as the request proceeds: `finished` = 0 when a stage begins, 1 when it ended, in denoising after every step. NULL allowed. */
     void (*event)(void *user, enum klein_stage stage, int image, int step, int finished);
     void *event_user;
 };

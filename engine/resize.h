@@ -13,7 +13,7 @@ enum klein_status resize_lanczos(const struct klein_image *in, int width, int he
                                  struct klein_error *err);
 
 /* What a reference of that size becomes: area capped at 1024 * 1024 (scaled by the square root, sides truncated), then centre-cropped
- * to multiples of 16. KLEIN_E_INPUT if a side is < 64 or the aspect ratio > 8. Never enlarges. */
+ * to multiples of 16. KLEIN_E_INPUT if a side is < 64 or the aspect ratio > 8. Never enlarges. The four outputs are distinct. */
 enum klein_status reference_size(int width, int height, int *resized_w, int *resized_h, int *final_w,
                                  int *final_h, struct klein_error *err);
 

@@ -400,6 +400,11 @@ Test(pipeline, bad_requests)
     cr_assert(!none);
     FAILS(klein_open(&(struct klein_open_options){.size = sizeof(struct klein_open_options),
                                                   .model = GOLDEN_MODEL("tiny"),
+                                                  .device = "null"},
+                     &none, &err),
+          KLEIN_E_NO_DEVICE, "computes nothing");
+    FAILS(klein_open(&(struct klein_open_options){.size = sizeof(struct klein_open_options),
+                                                  .model = GOLDEN_MODEL("tiny"),
                                                   .device = "abacus"},
                      &none, &err),
           KLEIN_E_NO_DEVICE, "abacus");
