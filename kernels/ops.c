@@ -211,6 +211,7 @@ enum klein_status ops_check_attention(const struct attention_args *a, struct op_
     SAME_TYPE(a->o, a->q);
     RULE(a->key_len >= 0 && a->key_len <= a->k.rows);
     RULE(!a->causal || a->q.rows == a->k.rows);
+    RULE(a->scale > 0);
     COST(cost, 4.0 * a->q.rows * a->k.rows * a->head_dim * a->heads,
          bytes_of(a->q) + bytes_of(a->k) + bytes_of(a->v) + bytes_of(a->o), "%dx%d, %d/%d heads x %d%s",
          a->q.rows, a->k.rows, a->heads, a->kv_heads, a->head_dim, a->causal ? ", causal" : "");

@@ -88,10 +88,9 @@ static const void *plain_weights(const struct conv_args *a, char *plain, enum dt
 {
     *type = a->w.dtype == DT_F16 ? DT_F32 : a->w.dtype;
     if (*type == a->w.dtype && a->w.ld == a->w.cols) return a->w.ptr;
-    for (int i = 0; i < a->w.rows; i++)
-        ISA(convert)
-        (plain + (size_t)i * (size_t)a->w.cols * dtype_size(*type), *type, row_of(a->w, i), a->w.dtype,
-         a->w.cols);
+    for (int i = 0; i < a->w.rows; i++) ISA(convert)
+    (plain + (size_t)i * (size_t)a->w.cols * dtype_size(*type), *type, row_of(a->w, i), a->w.dtype,
+     a->w.cols);
     return plain;
 }
 

@@ -58,11 +58,21 @@ static inline vf vselect(vi mask, vf a, vf b)
 
 static inline void vstore_bf16(bf16 *p, vf v)
 {
-    vu u = (vu)v;
-    vu rounded = (u + 0x7fff + (u >> 16 & 1));
-    vh h = __builtin_convertvector((vu)vselect(v == v, (vf)rounded, (vf)(u | 0x400000)) >> 16,
-                                   vh); /* NaN stays NaN */
+    vu u = (vu)v, rounded = u + 0x7fff + (u >> 16 & 1);
+    u = (vu)vselect(v == v, (vf)rounded, (vf)(u | 0x400000)) >> 16; /* NaN stays NaN */
+#ifdef __AVX512F__
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)u));
+#else
+    vh h = __builtin_convertvector(u, vh);
     memcpy(p, &h, sizeof h);
+#endif
+}
+
+/* v, rounded here and now: the compiler does not fuse what made it with what follows. */
+static inline vf vrounded(vf v)
+{
+    __asm__("" : "+v"(v));
+    return v;
 }
 
 /* Elements [c, c + VL) of a row of n; what lies beyond n is zero. t: any float type. */
