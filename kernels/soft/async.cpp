@@ -204,6 +204,12 @@ void soft_tma_load(uint32_t to, const void *map, uint32_t bar, const int *at, in
         fault(t, CUDA_ERROR_LAUNCH_FAILED, "completes on shared+0x%x, which is not an initialised mbarrier",
               bar);
     struct flight *f = flight_new(t, map, to, at, rank, SOFT_WRITE, site);
+    m->announced -= f->bytes;
+    if (m->announced < 0) /* the ISA would allow to announce them later; klein announces first */
+        fault(t, CUDA_ERROR_LAUNCH_FAILED,
+              "expect_tx announced %lld bytes too few on mbarrier shared+0x%x (a full box counts, clipped or "
+              "not)",
+              (long long)-m->announced, bar);
     f->bar = m;
     f->phase = m->phase;
     if (soft_config.check_races) race_bulk_write(t, to, f->bytes, m);

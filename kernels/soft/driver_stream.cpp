@@ -111,8 +111,21 @@ CUresult task_run(struct task *const *tasks, int available, int device, int *don
     return r;
 }
 
+/* What is left after a fault never runs. */
+static CUresult stream_discard(struct CUstream_st *s)
+{
+    while (s->first) {
+        struct task *t = s->first;
+        s->first = t->next;
+        task_free(t);
+    }
+    s->last = &s->first;
+    return soft_contexts[s->device].sticky;
+}
+
 static CUresult stream_step(struct CUstream_st *s)
 {
+    if (soft_contexts[s->device].sticky) return stream_discard(s);
     struct task *tasks[4];
     int n = 0, done = 0;
     for (struct task *t = s->first; t && n < 4; t = t->next) tasks[n++] = t;
@@ -224,11 +237,7 @@ ENTRY cuStreamDestroy_v2(CUstream s)
     guard g;
     if (!stream_exists(s)) return CUDA_ERROR_INVALID_HANDLE;
     CUresult r = stream_drain(s);
-    while (s->first) { /* after a fault */
-        struct task *t = s->first;
-        s->first = t->next;
-        task_free(t);
-    }
+    stream_discard(s);
     struct CUstream_st **p = &soft_streams;
     while (*p != s) p = &(*p)->next;
     *p = s->next;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { PAGE = 4096, ALIGN = 256 };
+enum { PAGE = 4096, ALIGN = 256, GUARD = 1 << 20 /* inaccessible, on both sides */ };
 
 static struct allocation *table; /* sorted by address */
 static int count, capacity;
@@ -81,17 +81,17 @@ CUresult memory_new(size_t size, int device, void **out)
         capacity = larger;
     }
     char *map =
-        (char *)mmap(NULL, pages + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        (char *)mmap(NULL, pages + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
-    if (mprotect(map + PAGE, pages, PROT_READ | PROT_WRITE)) {
-        munmap(map, pages + 2 * PAGE);
+    if (mprotect(map + GUARD, pages, PROT_READ | PROT_WRITE)) {
+        munmap(map, pages + 2 * GUARD);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    memset(map + PAGE, 0xff, pages);
-    char *base = map + PAGE + pages - rounded;
+    memset(map + GUARD, 0xff, pages);
+    char *base = map + GUARD + pages - rounded;
     int i = upper(base);
     memmove(&table[i + 1], &table[i], sizeof *table * (size_t)(count - i));
-    table[i] = {base, size, map, pages + 2 * PAGE, device, ++numbers};
+    table[i] = {base, size, map, pages + 2 * GUARD, device, ++numbers};
     count++;
     *out = base;
     return CUDA_SUCCESS;
@@ -100,7 +100,7 @@ CUresult memory_new(size_t size, int device, void **out)
 /* Were the bytes around the allocation written? Describes it if so. */
 static bool damaged(const struct allocation *a, char *out, size_t size)
 {
-    const char *end = a->map + a->map_size - PAGE;
+    const char *end = a->map + a->map_size - GUARD;
     char name[128];
     for (const char *p = a->base + a->size; p < end; p++)
         if ((unsigned char)*p != 0xff) {
@@ -108,7 +108,7 @@ static bool damaged(const struct allocation *a, char *out, size_t size)
                      (size_t)(p - a->base) - a->size, place(a, name, sizeof name));
             return true;
         }
-    for (const char *p = a->map + PAGE; p < a->base; p++)
+    for (const char *p = a->map + GUARD; p < a->base; p++)
         if ((unsigned char)*p != 0xff) {
             snprintf(out, size, "%zu bytes before %s something was written", (size_t)(a->base - p),
                      place(a, name, sizeof name));

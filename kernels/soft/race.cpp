@@ -68,7 +68,7 @@ static const char *unit_name(const struct block *b, unsigned unit, char *out, si
     if (cell->source == BULK)
         fault(t, CUDA_ERROR_LAUNCH_FAILED,
               "race: %s shared+0x%x, which %s (line %d) writes in its phase %u: this thread has not waited "
-              "for that phase",
+              "for that phase, or the stage was released before it was read",
               does, c * 16, who, cell->line, cell->clock - 1);
     fault(t, CUDA_ERROR_LAUNCH_FAILED,
           "race: %s shared+0x%x, written by %s (%sline %d) with no barrier in between", does, c * 16, who,

@@ -91,10 +91,12 @@ struct barrier {
 struct mbar {
     uint32_t address;
     int expected, pending;
-    int64_t bytes;  /* transaction count still to come; may be negative until the arrivals are in */
-    uint32_t phase; /* completed phases */
+    int64_t bytes;     /* transaction count still to come; may be negative until the arrivals are in */
+    int64_t announced; /* by expect_tx, and not yet issued */
+    uint32_t phase;    /* completed phases */
     uint32_t waiting[WARPS_MAX];
     struct clock seen, proxied;
+    uint32_t *looked; /* by thread: phases that it has waited for */
     soft_site site;
 };
 
@@ -123,6 +125,7 @@ struct slot {
     uint32_t *read_clocks; /* [cell][warp] */
     uint16_t *read_masks;
     struct products *products[WARPS_MAX / 4];
+    uint32_t *looked;    /* [mbarrier][thread] */
     struct block *block; /* reused */
 };
 

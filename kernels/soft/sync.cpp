@@ -156,6 +156,8 @@ void soft_mbar_init(uint32_t address, uint32_t count, soft_site site)
     memset(m, 0, sizeof *m);
     m->address = address;
     m->expected = m->pending = (int)count;
+    m->looked = b->slot->looked + (size_t)(m - b->mbars) * (size_t)b->threads;
+    memset(m->looked, 0, sizeof *m->looked * (size_t)b->threads);
     m->site = site;
 }
 
@@ -188,6 +190,7 @@ void soft_mbar_arrive(uint32_t address, uint32_t expect_bytes, soft_site site)
               m->expected);
     race_release(t->warp, &m->seen, &m->proxied);
     m->bytes += expect_bytes;
+    m->announced += expect_bytes;
     m->pending--;
     mbar_advance(t->block, m, t);
     yield_randomly(t);
@@ -207,26 +210,33 @@ void mbar_complete_bytes(struct block *b, struct mbar *m, uint32_t phase, uint32
     mbar_advance(b, m, blame);
 }
 
+[[noreturn]] static void missed_phase(struct thread *t, const struct mbar *m, uint32_t phase)
+{
+    fault(t, CUDA_ERROR_LAUNCH_FAILED,
+          "mbarrier shared+0x%x completed phase %u and the next before this thread looked, which would make "
+          "it wait for ever: whoever arms "
+          "the barrier again must know that all who wait for a phase have seen it",
+          m->address, phase);
+}
+
 void soft_mbar_wait(uint32_t address, uint32_t parity, soft_site site)
 {
     struct thread *t = self_thread();
     enter(t, "mbarrier.try_wait", site);
     struct mbar *m = mbar_get(t, address);
-    uint32_t phase = m->phase;
+    uint32_t phase = m->phase, *looked = &m->looked[t->id];
+    bool next = (*looked & 1) == (parity & 1); /* it waits for the phase after the last that it has seen */
+    if (next && phase > *looked + 1) missed_phase(t, m, *looked);
     if ((phase & 1) == (parity & 1)) { /* the phase with this parity is under way */
         t->wait_address = address;
         t->wait_phase = phase;
         m->waiting[t->warp->id] |= 1u << t->lane;
         park(t, WAIT_MBAR);
-        if (m->phase - phase > 1)
-            fault(t, CUDA_ERROR_LAUNCH_FAILED,
-                  "mbarrier shared+0x%x completed phase %u and the next before this thread looked: it would "
-                  "wait for ever. Whoever "
-                  "re-arms the barrier must know that all waiters have seen the phase",
-                  address, phase);
+        if (m->phase - phase > 1) missed_phase(t, m, phase);
     } else {
         yield_randomly(t);
     }
+    if (next) *looked = phase + ((phase & 1) == (parity & 1));
     race_acquire(t->warp, &m->seen, &m->proxied);
 }
 

@@ -7,7 +7,57 @@
 struct basic_args {
     float *y;
     const float *x;
-    int variant; /* which bug, if any */
+};
+
+/* bugs_sm80.cu */
+enum bug_sm80 {
+    BUG80_NONE,
+    BUG80_NO_BARRIER,   /* pipeline: after the wait */
+    BUG80_SWAPPED,      /* barrier first, wait second */
+    BUG80_EARLY_REFILL, /* no barrier before the stage is filled again */
+    BUG80_WAITS_TOO_LITTLE,
+    BUG80_NOT_WAITED,     /* at the end */
+    BUG80_WRAPPED_BOUNDS, /* misc: ld_global_16 beyond the end */
+    BUG80_PLAIN_READ,     /* a plain load beyond the end */
+    BUG80_PLAIN_WRITE,    /* a plain store just beyond the end */
+    BUG80_MISALIGNED,
+    BUG80_DIVERGENCE,
+    BUG80_BARRIER_SHORT, /* one warp never comes */
+    BUG80_SHARED_BOUNDS, /* ld_shared_16 beyond the dynamic shared memory */
+    BUG80_REDUCTION,     /* no barrier in a sum through shared memory */
+    BUG80_TRAP,
+    BUG80_STACK,
+};
+enum { BUG80_THREADS = 64, BUG80_BLOCKS = 6 };
+struct bug_sm80_args {
+    uint32_t *y;       /* [4 * threads] */
+    const uint32_t *x; /* [blocks][4 * threads] */
+    int bug;
+};
+
+/* bugs_sm90.cu: y[64, 64] = a[64, k] b[64, k]^T */
+enum bug_sm90 {
+    BUG90_NONE,
+    BUG90_NO_FULL_WAIT,
+    BUG90_EARLY_RELEASE, /* arrives on `empty` before the wgmma was waited for */
+    BUG90_NO_WGMMA_WAIT, /* before the accumulators are read */
+    BUG90_NO_WGMMA_FENCE,
+    BUG90_NO_PROXY_FENCE, /* between st.shared and the tensor store */
+    BUG90_EXPECT_LESS,    /* expect_tx */
+    BUG90_EXPECT_MORE,
+    BUG90_NO_ARRIVE, /* nobody frees a stage */
+    BUG90_TOO_MANY_ARRIVE,
+    BUG90_WRONG_PARITY, /* the consumer's phase never flips */
+    BUG90_MISALIGNED_TILE,
+    BUG90_STORE_NOT_WAITED,
+    BUG90_NOT_INITIALISED, /* a wait on something that is no mbarrier */
+    BUG90_REGISTERS,       /* setmaxnreg.inc without anyone giving */
+    BUG90_NO_GRID_WAIT,    /* a dependent launch that never waits */
+};
+enum { BUG90_THREADS = 256, BUG90_STAGES = 2 };
+struct bug_sm90_args {
+    struct tensor_map a, b, y;
+    int k, bug;
 };
 
 #endif
