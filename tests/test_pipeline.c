@@ -1,5 +1,6 @@
 /* Whole requests through the public API against diffusers' Flux2KleinPipeline (tests/golden/README.md): every dumped tensor, the picture,
  * and what a user of the library relies on: cancelling, two contexts, reproducibility, errors. */
+#include "support/alloc.h"
 #include "support/fixture.h"
 
 #include "../engine/context.h"
@@ -495,4 +496,30 @@ Test(pipeline, example)
     FILE *f = fopen(path, "rb");
     cr_assert(f && fread(header, 1, 12, f) == 12 && !memcmp(header, "P6\n64 64\n255", 12), "%s", header);
     fclose(f);
+}
+
+Test(pipeline, allocation_failures)
+{
+    struct klein_error err;
+    struct klein *k;
+    struct klein_result result;
+    struct klein_open_options o = {.size = sizeof o,
+                                   .model = GOLDEN_MODEL("tiny"),
+                                   .device = "cpu",
+                                   .dtype = KLEIN_DTYPE_F32,
+                                   .threads = 1};
+    EACH_ALLOCATION_FAILS(klein_open(&o, &k, &err), klein_close(k));
+
+    k = open_tiny("cpu", KLEIN_DTYPE_F32, 1, 1);
+    uint8_t pixels[3 * 64 * 64] = {0};
+    const struct klein_image reference = {64, 64, pixels};
+    struct klein_request q = {.size = sizeof q,
+                              .prompt = "a cat",
+                              .width = 16,
+                              .height = 16,
+                              .steps = 1,
+                              .references = &reference,
+                              .n_references = 1};
+    EACH_ALLOCATION_FAILS(klein_generate(k, &q, &result, &err), klein_result_free(&result));
+    klein_close(k);
 }
