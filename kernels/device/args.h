@@ -121,7 +121,7 @@ struct rmsnorm_kernel_args {
 
 /* norm/groupnorm. stats: partial[block / tiles][channel] = mean and sum of squared deviations from it over the block's pixels; combine:
  * stats[group] = mean, 1 / sqrt(var + eps) from these (one block per group); apply: y = groupnorm(x), then SiLU if `silu`. */
-#define GROUPNORM_SHARED(arrays, vector) (4u * (arrays) * (vector) * (SPREAD_THREADS + 4))
+#define GROUPNORM_SHARED(tables, vector) (4u * (tables) * (SPREAD_THREADS * (vector) + 32u))
 struct groupnorm_stats_args {
     struct matrix x;
     struct spread spread;

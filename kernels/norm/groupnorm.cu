@@ -1,0 +1,220 @@
+/* groupnorm.cu: the norm of the autoencoder, on an image of pixels x channels; channels of a group lie side by side.
+ *
+ * Statistics have two levels, with an order that depends on the shape alone: no atomics. groupnorm_stats: each block takes a fixed range
+ * of pixels and finds, per channel, the mean and the sum of squares about that mean; a thread computes them for a few pixels at a
+ * time in two passes over registers and merges them into its own, then the threads of a channel are merged. groupnorm_combine: a
+ * block per group adds up its channels and ranges in f64. Squares are taken about a mean near by at every level, so a large mean
+ * does no harm.
+ * Channels, not groups, are the unit of the first level: a group of 3 or 4 channels may begin inside a 16-byte vector. */
+#include "../device/device.h"
+#include "../device/elements.h"
+
+/* A table by channel of a block: channel c of its tile at [c % n][c / n]. The padding puts neighbouring channels in different banks. */
+template <int n>
+using channel_table = shared<float>[n][SPREAD_THREADS + 32 / n];
+
+struct moments {
+    float mean, squares; /* squares: sum of (x - mean)^2 */
+};
+/* Adds the moments of `more` values, a part `share` = more / (all values) of the result. */
+DEVICE moments merge(moments a, moments b, float more, float share)
+{
+    const float d = b.mean - a.mean;
+    return {fmaf(d, share, a.mean), a.squares + b.squares + d * d * more * (1 - share)};
+}
+
+template <int n>
+struct groupnorm_stats_shared {
+    channel_table<n> mean, squares;
+};
+
+template <class T, int n>
+DEVICE void groupnorm_stats(const groupnorm_stats_args &args)
+{
+    enum { BATCH = 8 }; /* pixels under way at once */
+    SHARED(groupnorm_stats_shared<n>, s);
+    const place at = place_in(args.spread);
+    const int down = args.spread.down, across = args.spread.across;
+
+    moments sum[n] = {};
+    int count = 0;
+    for (int row = at.first; row < at.end; row += BATCH * down) {
+        packed<T, n> x[BATCH];
+        UNROLL
+        for (int i = 0; i < BATCH; i++)
+            if (row + i * down < at.end) x[i] = load<T, n>(args.x, row + i * down, at.column * n);
+        const int here = at.end - row < BATCH * down ? ceil_div(at.end - row, down) : BATCH;
+        moments batch[n] = {};
+        UNROLL
+        for (int i = 0; i < BATCH; i++)
+            if (i < here) {
+                float f[n];
+                unpack(f, x[i]);
+                UNROLL
+                for (int j = 0; j < n; j++) batch[j].mean += f[j];
+            }
+        UNROLL
+        for (int j = 0; j < n; j++) batch[j].mean /= (float)here;
+        stay_packed(x);
+        UNROLL
+        for (int i = 0; i < BATCH; i++)
+            if (i < here) {
+                float f[n];
+                unpack(f, x[i]);
+                UNROLL
+                for (int j = 0; j < n; j++) {
+                    const float d = f[j] - batch[j].mean;
+                    batch[j].squares = fmaf(d, d, batch[j].squares);
+                }
+            }
+        count += here;
+        const float share = (float)here / (float)count;
+        UNROLL
+        for (int j = 0; j < n; j++) sum[j] = merge(sum[j], batch[j], (float)here, share);
+    }
+    UNROLL
+    for (int j = 0; j < n; j++) {
+        s.mean[j][thread_index()] = sum[j].mean;
+        s.squares[j][thread_index()] = sum[j].squares;
+    }
+    sync_threads();
+
+    /* A thread per channel of the tile merges the rows of threads, from the first to the last. */
+    const int chunk = block_x() / args.spread.tiles, tile = block_x() - chunk * args.spread.tiles;
+    const int from = chunk * args.spread.rows_per_block;
+    const int pixels = args.spread.rows - from < args.spread.rows_per_block ? args.spread.rows - from
+                                                                            : args.spread.rows_per_block;
+    for (int c = thread_index(); c < across * n && tile * across * n + c < args.cols; c += SPREAD_THREADS) {
+        moments all = {};
+        int merged = 0;
+        for (int p = 0; p < down && p < pixels; p++) {
+            const int more = ceil_div(pixels - p, down), thread = p * across + c / n;
+            merged += more;
+            all = merge(all, {s.mean[c % n][thread], s.squares[c % n][thread]}, (float)more,
+                        (float)more / (float)merged);
+        }
+        st_global_8(args.partial + 2 * ((int64_t)chunk * args.cols + tile * across * n + c),
+                    bits_from_float(all.mean), bits_from_float(all.squares));
+    }
+}
+
+KERNEL(groupnorm_stats_bf16, groupnorm_stats_args, SPREAD_THREADS, 2)
+{
+    groupnorm_stats<bf16, 8>(args);
+}
+KERNEL(groupnorm_stats_f32, groupnorm_stats_args, SPREAD_THREADS, 2)
+{
+    groupnorm_stats<float, 4>(args);
+}
+KERNEL(groupnorm_stats_any, groupnorm_stats_args, SPREAD_THREADS, 2)
+{
+    groupnorm_stats<any_type, 1>(args);
+}
+
+struct groupnorm_combine_shared {
+    shared<double> sum[GROUPNORM_COMBINE_THREADS], squares[GROUPNORM_COMBINE_THREADS];
+};
+
+DEVICE void combine(const groupnorm_combine_args &args)
+{
+    SHARED(groupnorm_combine_shared, s);
+    const int group = block_x(), size = args.group_size, chunks = ceil_div(args.rows, args.rows_per_block);
+    double sum = 0, squares = 0; /* of all values; about zero, which f64 bears */
+    for (int i = thread_index(); i < chunks * size; i += GROUPNORM_COMBINE_THREADS) {
+        const int chunk = i / size, from = chunk * args.rows_per_block;
+        const u32x2 part =
+            ld_global_8(args.partial + 2 * ((int64_t)chunk * args.cols + group * size + (i - chunk * size)));
+        const double pixels = args.rows - from < args.rows_per_block ? args.rows - from : args.rows_per_block;
+        const double mean = float_from_bits(part.x);
+        sum += pixels * mean;
+        squares += float_from_bits(part.y) + pixels * mean * mean;
+    }
+    s.sum[thread_index()] = sum;
+    s.squares[thread_index()] = squares;
+    for (int half = GROUPNORM_COMBINE_THREADS / 2; half; half /= 2) {
+        sync_threads();
+        if (thread_index() < half) {
+            s.sum[thread_index()] = s.sum[thread_index()] + s.sum[thread_index() + half];
+            s.squares[thread_index()] = s.squares[thread_index()] + s.squares[thread_index() + half];
+        }
+    }
+    if (thread_index() == 0) {
+        const double values = (double)args.rows * size, mean = s.sum[0] / values;
+        const double variance = fmax(s.squares[0] / values - mean * mean, 0.0);
+        store_any(args.stats.ptr, ELEMENT_F32, group * args.stats.ld, (float)mean);
+        store_any(args.stats.ptr, ELEMENT_F32, group * args.stats.ld + 1,
+                  (float)(1 / sqrt(variance + args.eps)));
+    }
+}
+
+KERNEL(groupnorm_combine, groupnorm_combine_args, GROUPNORM_COMBINE_THREADS, 1)
+{
+    combine(args);
+}
+
+template <int n>
+struct groupnorm_apply_shared {
+    channel_table<n> mean, scale, beta;
+};
+
+/* z / (1 + e^-z) */
+DEVICE float silu(float z)
+{
+    return z * rcp_approx(1 + expf(-z));
+}
+
+template <class T, int n>
+DEVICE void groupnorm_apply(const groupnorm_apply_args &args)
+{
+    enum { BATCH = 4 }; /* pixels under way at once */
+    SHARED(groupnorm_apply_shared<n>, s);
+    const int across = args.spread.across, down = args.spread.down;
+    const int first = block_x() % args.spread.tiles * across * n; /* channel of the tile */
+    for (int c = thread_index(); c < across * n && first + c < args.cols; c += SPREAD_THREADS) {
+        const int64_t group = (first + c) / args.group_size * args.stats.ld;
+        s.mean[c % n][c / n] = load_any(args.stats.ptr, ELEMENT_F32, group);
+        s.scale[c % n][c / n] = load_any(args.stats.ptr, ELEMENT_F32, group + 1) *
+                                load_any(args.gamma.ptr, args.gamma.type, first + c);
+        s.beta[c % n][c / n] = load_any(args.beta.ptr, args.beta.type, first + c);
+    }
+    sync_threads();
+    const place at = place_in(args.spread);
+    if (at.first >= at.end) return;
+    float mean[n], scale[n], beta[n]; /* of this thread's channels */
+    UNROLL
+    for (int j = 0; j < n; j++) {
+        const int v = thread_index() % across;
+        mean[j] = s.mean[j][v], scale[j] = s.scale[j][v], beta[j] = s.beta[j][v];
+    }
+    for (int row = at.first; row < at.end; row += BATCH * down) {
+        packed<T, n> x[BATCH];
+        UNROLL
+        for (int i = 0; i < BATCH; i++)
+            if (row + i * down < at.end) x[i] = load<T, n>(args.x, row + i * down, at.column * n);
+        UNROLL
+        for (int i = 0; i < BATCH; i++)
+            if (row + i * down < at.end) {
+                float f[n];
+                unpack(f, x[i]);
+                UNROLL
+                for (int j = 0; j < n; j++) {
+                    f[j] = fmaf(f[j] - mean[j], scale[j], beta[j]);
+                    if (args.silu) f[j] = silu(f[j]);
+                }
+                store(args.y, row + i * down, at.column * n, pack<T>(f));
+            }
+    }
+}
+
+KERNEL(groupnorm_apply_bf16, groupnorm_apply_args, SPREAD_THREADS, 2)
+{
+    groupnorm_apply<bf16, 8>(args);
+}
+KERNEL(groupnorm_apply_f32, groupnorm_apply_args, SPREAD_THREADS, 2)
+{
+    groupnorm_apply<float, 4>(args);
+}
+KERNEL(groupnorm_apply_any, groupnorm_apply_args, SPREAD_THREADS, 2)
+{
+    groupnorm_apply<any_type, 1>(args);
+}
