@@ -7,11 +7,8 @@ kind      nearest of the place's six outlines: the square round the mask divided
 position  the third in which the bounding box's middle lies
 size      the larger side of the bounding box against a threshold for each kind
 
-`python judge.py FILE` writes the tables as JSON, for a judge in another language.
+cases.py writes its tables as JSON, for a judge in another language; `python judge.py` counts how often it is right on renders.
 """
-import json
-import sys
-
 import numpy as np
 
 import world
@@ -160,20 +157,14 @@ class Judge:
 
 
 def main():
+    rng, right, n = np.random.default_rng(12), {}, 600
     judge = Judge()
-    if len(sys.argv) > 1:
-        with open(sys.argv[1], "w") as f:
-            json.dump(judge.tables(), f)
-    rng = np.random.default_rng(12)
-    right, n = {}, 600
     for _ in range(n):
         scene = world.random_scene(rng, 1)
         found = judge(world.render(scene, world.random_look(rng)))
         wanted = dict(place=scene.place, **vars(scene.things[0]))
         for key in found:
             right[key] = right.get(key, 0) + (found[key] == wanted[key])
-            if found[key] != wanted[key] and "-v" in sys.argv:
-                print(key, found[key], wanted)
     print("on renders:", {k: f"{v}/{n}" for k, v in right.items()})
 
 

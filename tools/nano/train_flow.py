@@ -21,8 +21,10 @@ import world
 from optimizer import Both
 
 STATE = common.STATE / "flow.pt"
-FIRST, THEN, SWITCH = (9, 1, 0), (5, 3, 2), 0.3  # samples in a step of one worker: texts, edits, pairs; what part of the training is first
-AT_SIGMAS = 0.6  # fraction of times that are one of the sampler's
+# Each worker's step is one batch of one kind: texts only at first, then this cycle. With two workers one does texts, the other edits and pairs in turn.
+BATCH = dict(text=10, edit=7, pair=5)
+CYCLE, TEXTS_UNTIL = ("text", "edit", "text", "pair"), 0.3
+AT_SIGMAS = 0.8  # fraction of times that are one of the sampler's
 
 
 def couple(noise, looks):
@@ -34,7 +36,7 @@ def couple(noise, looks):
 
 
 def times(count):
-    """Half or more at the sampler's noise levels, the rest from its shifted distribution."""
+    """Most at the sampler's noise levels, the rest from its shifted distribution."""
     levels = torch.tensor(model.sigmas()[:-1])
     s = torch.rand(count)
     shift = levels[1] / (1 - levels[1]) / 3  # e^mu: levels[1] is the shifted 3/4
@@ -63,11 +65,11 @@ class Batches:
         *references, x = [self.latents(list(i)) for i in index]
         return list(text), x, torch.randn_like(x), references
 
-    def step(self, texts, edits, pairs):
-        yield self.texts(texts)
-        yield self.with_references(self.shards.edits, edits)
-        if pairs:
-            yield self.with_references(self.shards.pairs, pairs)
+    def draw(self, kind, count):
+        """(texts, pictures' latents, noise, references)"""
+        if kind == "text":
+            return self.texts(count)
+        return self.with_references(self.shards.edits if kind == "edit" else self.shards.pairs, count)
 
 
 def loss_of(encoder, transformer, prompts, text, x, noise, references):
@@ -89,8 +91,8 @@ def draw_sheet(batches, encoder, transformer, vae, path):
     torch_state = torch.get_rng_state()
     torch.manual_seed(7)
     rows = []
-    for text, x, noise, references in (batches.texts(8), batches.texts(8), batches.with_references(batches.shards.edits, 8),
-                                       batches.with_references(batches.shards.pairs, 8)):
+    for kind in ("text", "text", "edit", "pair"):
+        text, x, noise, references = batches.draw(kind, 8)
         ids, mask = map(torch.from_numpy, batches.prompts(text))
         made = model.sample(transformer, model.encode_text(encoder, ids, mask), noise, references)
         rows += [np.concatenate(list(data.decode(vae, z)), 1) for z in (*references, made, x)]
@@ -126,32 +128,31 @@ def main():
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
         averages[0].steps = averages[1].steps = step
-    begun, recent, done = time.time() - spent, [], 0.0
+    begun, done = time.time() - spent, 0.0
+    sums = torch.zeros(2, len(BATCH))  # losses and samples by kind since the last row of the log
     while done < 1:
         common.wait_if_paused()
         start = time.time()
-        mix = FIRST if done < SWITCH else THEN
-        parts = []
-        for batch in batches.step(*mix):
-            part = loss_of(encoder, transformer, batches.prompts, *batch)
-            (part.sum() / sum(mix) / common.WORKERS).backward()
-            parts.append(part.mean().item())
-        parts += [float("nan")] * (3 - len(parts))
+        kind = "text" if done < TEXTS_UNTIL else CYCLE[(step * common.WORKERS + common.RANK) % len(CYCLE)]
+        losses = loss_of(encoder, transformer, batches.prompts, *batches.draw(kind, BATCH[kind]))
+        (losses.sum() / (BATCH["text"] * common.WORKERS)).backward()
+        sums[:, list(BATCH).index(kind)] += torch.tensor([losses.sum().item(), len(losses)])
         done = common.agree((time.time() - begun) / (args.until - begun) if args.until else (step + 1) / args.steps)
         norm = optimizer.step(common.learning_rate(min(done, 1)))
         for average, m in zip(averages, (encoder, transformer)):
             average.update(m)
         step += 1
         spent += time.time() - start
-        recent.append(parts)
+        if step % 50 == 0:
+            common.total([sums])
+            text, edit, pair = (sums[0] / sums[1]).tolist()
+            sums.zero_()
         if step % 100 == 0:
             batches.shards.refresh()
         if common.RANK:
             continue
         if step % 50 == 0:
-            text, edit, pair = np.mean(recent, 0)
-            recent = []
-            log.add(step=step, minutes=spent / 60, text=float(text), edit=float(edit), pair=float(pair), norm=norm, done=done)
+            log.add(step=step, minutes=spent / 60, text=text, edit=edit, pair=pair, norm=norm, done=done)
         if step % 100 == 0 or done >= 1:
             common.save(STATE, weights=[m.state_dict() for m in (encoder, transformer, averages[0].module, averages[1].module)],
                         optimizer=optimizer.state_dict(), step=step, spent=spent)
