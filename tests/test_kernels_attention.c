@@ -91,12 +91,12 @@ static void check_forced(const char *kernel, uint64_t seed, enum softgpu_async a
 
 Test(kernels_attention, large_tiles)
 {
-    check_forced("attention_sm80_128x64", 1, SOFTGPU_LATE, 10);
+    check_forced("attention_sm80_128x48", 1, SOFTGPU_LATE, 10);
 }
 
 Test(kernels_attention, large_tiles_in_another_order)
 {
-    check_forced("attention_sm80_128x64", 77, SOFTGPU_RANDOM, 10);
+    check_forced("attention_sm80_128x48", 77, SOFTGPU_RANDOM, 10);
 }
 
 Test(kernels_attention, small_tiles)
@@ -172,7 +172,7 @@ static void check_slope(const char *kernel, float slope, int queries, int keys, 
 
 Test(kernels_attention, scores_that_rise_fall_and_overwhelm)
 {
-    static const char *const kernels[] = {"attention_sm80_128x64", "attention_sm80_64x64",
+    static const char *const kernels[] = {"attention_sm80_128x48", "attention_sm80_64x64",
                                           "attention_wide_sm80", "attention_simple_bf16"};
     static const float slopes[] = {0.015625f, -0.015625f, 4, -4, 1000, 0};
     for (int i = 0; i < 4; i++)
@@ -209,7 +209,7 @@ Test(kernels_attention, same_bytes_in_every_order)
 {
     static const struct {
         const char *kernel, *name;
-    } runs[] = {{"attention_sm80_128x64", "causal, a tile and one"},
+    } runs[] = {{"attention_sm80_128x48", "causal, a tile and one"},
                 {"attention_sm80_64x64", "causal, a tile and one"},
                 {"attention_wide_sm80", "head of 192, causal, gqa"},
                 {"attention_simple_bf16", "a tile less one"}};
@@ -257,7 +257,7 @@ static struct softgpu_counters count(const char *kernel, int queries, int keys, 
 }
 
 /* Full tiles: no conflict anywhere in the kernel, every sector used, every multiplication needed, each key once per block. */
-static void check_counts(const char *kernel, int rows, int hd, uint64_t barriers_per_block,
+static void check_counts(const char *kernel, int rows, int tile, int hd, uint64_t barriers_per_block,
                          uint64_t barriers_per_tile)
 {
     enum { KEYS = 192, HEADS = 2 };
@@ -270,16 +270,17 @@ static void check_counts(const char *kernel, int rows, int hd, uint64_t barriers
               (unsigned long long)c.global_sectors, (unsigned long long)c.global_sectors_ideal);
     cr_assert(c.tensor_flops == 4ull * (uint64_t)(queries * KEYS * HEADS * hd));
     cr_assert(c.cp_async_bytes == 2ull * (uint64_t)(blocks * hd * (rows + 2 * KEYS)));
-    cr_assert(c.barriers == (uint64_t)blocks * (barriers_per_block + barriers_per_tile * (KEYS / 64)),
+    cr_assert(c.barriers ==
+                  (uint64_t)blocks * (barriers_per_block + barriers_per_tile * (uint64_t)(KEYS / tile)),
               "%s: %llu barriers", kernel, (unsigned long long)c.barriers);
 }
 
 Test(kernels_attention, no_bank_conflicts_no_wasted_sectors)
 {
-    check_counts("attention_sm80_128x64", 128, 128, 1, 2);
-    check_counts("attention_sm80_64x64", 64, 128, 1, 2);
-    check_counts("attention_wide_sm80", 64, 512, 2, 2 * 8 + 2);
-    check_counts("attention_wide_sm80", 64, 192, 2, 2 * 3 + 2);
+    check_counts("attention_sm80_128x48", 128, 48, 128, 1, 2);
+    check_counts("attention_sm80_64x64", 64, 64, 128, 1, 2);
+    check_counts("attention_wide_sm80", 64, 64, 512, 2, 2 * 8 + 2);
+    check_counts("attention_wide_sm80", 64, 64, 192, 2, 2 * 3 + 2);
 }
 
 /* ---- choice and refusals ---------------------------------------------------------------------------------------------------- */
@@ -290,12 +291,12 @@ Test(kernels_attention, pick)
         struct attention_shape shape;
         const char *kernel;
     } picks[] = {
-        {{80, 108, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x64"}, /* 1024 x 1024 */
-        {{80, 108, DT_BF16, 24, 1536, 1536, 128, 1}, "attention_sm80_128x64"}, /* 512 x 512: 288 tiles */
+        {{80, 108, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"}, /* 1024 x 1024 */
+        {{80, 108, DT_BF16, 24, 1536, 1536, 128, 1}, "attention_sm80_128x48"}, /* 512 x 512: 288 tiles */
         {{80, 108, DT_BF16, 24, 768, 768, 128, 1}, "attention_sm80_64x64"},    /* 144 large tiles: too few */
         {{80, 108, DT_BF16, 32, 512, 512, 128, 1}, "attention_sm80_64x64"},
-        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x64"},
-        {{100, 148, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x64"},
+        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"},
+        {{100, 148, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"},
         {{86, 84, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_64x64"},
         {{89, 128, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_64x64"},
         {{120, 170, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_64x64"},

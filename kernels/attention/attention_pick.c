@@ -5,10 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SM80_128X64, SM80_64X64, WIDE_SM80, SIMPLE_BF16, SIMPLE_F32, VARIANTS };
+enum { SM80_128X48, SM80_64X64, WIDE_SM80, SIMPLE_BF16, SIMPLE_F32, VARIANTS };
 
 static const struct attention_variant variants[VARIANTS] = {
-    {"attention_sm80_128x64", 128, ATTENTION_SM80_THREADS, ATTENTION_SM80_128X64_SHARED},
+    {"attention_sm80_128x48", 128, ATTENTION_SM80_THREADS, ATTENTION_SM80_128X48_SHARED},
     {"attention_sm80_64x64", 64, ATTENTION_SM80_THREADS, ATTENTION_SM80_64X64_SHARED},
     {"attention_wide_sm80", 64, ATTENTION_WIDE_SM80_THREADS, ATTENTION_WIDE_SM80_SHARED},
     {"attention_simple_bf16", ATTENTION_SIMPLE_THREADS / 32, ATTENTION_SIMPLE_THREADS,
@@ -31,7 +31,7 @@ int attention_takes(const struct attention_variant *v, const struct attention_sh
 {
     const int bf16 = s->act == DT_BF16, matrix = bf16 && s->aligned && s->arch >= 80;
     switch (v - variants) {
-    case SM80_128X64:
+    case SM80_128X48:
     case SM80_64X64:
         return matrix && s->head_dim == 128;
     case WIDE_SM80:
@@ -51,7 +51,7 @@ static int prefers_large_tiles(const struct attention_shape *s)
 {
     const int fast = s->arch == 80 || s->arch / 10 == 9 || s->arch / 10 == 10;
     return fast &&
-           attention_blocks(&variants[SM80_128X64], s) * (int64_t)s->heads >= 2 * (int64_t)s->multiprocessors;
+           attention_blocks(&variants[SM80_128X48], s) * (int64_t)s->heads >= 2 * (int64_t)s->multiprocessors;
 }
 
 static const struct attention_variant *by_name(const char *name)
@@ -82,7 +82,7 @@ enum klein_status attention_pick(const struct attention_shape *s, const char *fo
         *out = v;
         return KLEIN_OK;
     }
-    int first = prefers_large_tiles(s) ? SM80_128X64 : SM80_64X64; /* the others in order of speed */
+    int first = prefers_large_tiles(s) ? SM80_128X48 : SM80_64X64; /* the others in order of speed */
     for (int i = first; i < VARIANTS; i++)
         if (attention_takes(&variants[i], s)) {
             *out = &variants[i];

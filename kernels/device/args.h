@@ -53,7 +53,7 @@ struct gemm_args {
  * Launch ceil(queries / rows of the variant) x heads blocks (attention_pick.h). */
 enum {
     ATTENTION_SM80_THREADS = 128,
-    ATTENTION_SM80_128X64_SHARED = 65536, /* bytes of dynamic shared memory */
+    ATTENTION_SM80_128X48_SHARED = 57344, /* bytes of dynamic shared memory */
     ATTENTION_SM80_64X64_SHARED = 49152,
     ATTENTION_WIDE_SM80_THREADS = 256,
     ATTENTION_WIDE_SM80_SHARED = 99328,
