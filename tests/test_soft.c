@@ -1,77 +1,5 @@
 /* The soft GPU: it computes what the hardware is documented to compute, in every order, and it reports what is wrong. */
-#include "support/support.h"
-
-#include "../kernels/cuda/gpu.h"
-#include "../kernels/soft/softgpu.h"
-#include "soft/args.h"
-
-#include <math.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-
-static struct driver cu;
-static struct klein_error err;
-
-static const struct kernel_module test_modules[] = {
-    {"basic", "sm_80", "klein soft image: sm_80 compute_80"},
-    {"bugs_sm80", "sm_80", "klein soft image: sm_80 compute_80"},
-    {"bugs_sm90", "sm_90a", "klein soft image: sm_90a"},
-    {0},
-};
-
-/* A device that claims `arch`, with a seed and a mode of asynchrony. */
-static struct gpu *open_gpu(const char *arch, uint64_t seed, enum softgpu_async async)
-{
-    struct gpu *g;
-    struct softgpu_config c;
-    cr_assert(softgpu_config_from_env(&c));
-    snprintf(c.arch, sizeof c.arch, "%s", arch);
-    c.seed = seed;
-    c.async = async;
-    cr_assert(softgpu_configure(&c));
-    OK(driver_open(1, &cu, &err));
-    OK(gpu_open(&cu, 0, &g, &err));
-    OK(gpu_add_modules(g, test_modules, &err));
-    return g;
-}
-
-static void close_gpu(struct gpu *g)
-{
-    gpu_close(g);
-    driver_close(&cu);
-}
-
-static void *to_device(struct gpu *g, const void *host, size_t bytes)
-{
-    void *p;
-    OK(gpu_alloc(g, bytes, &p, &err));
-    OK(gpu_upload(g, p, host, bytes, &err));
-    return p;
-}
-
-/* Numbers in [-1, 1) that differ everywhere. */
-static float number(uint64_t i)
-{
-    i = (i + 1) * 0x9e3779b97f4a7c15ull;
-    i ^= i >> 29, i *= 0xbf58476d1ce4e5b9ull, i ^= i >> 32;
-    return (float)(int32_t)(uint32_t)i * 0x1p-31f;
-}
-
-/* A matrix [rows, cols] of bf16 as the sm_90 kernels want it: boxes of 64 columns, 128-byte swizzle. */
-static struct tensor_map map_of(struct gpu *g, void *p, int rows, int cols, int box_rows)
-{
-    struct tensor_map map;
-    struct tensor_box box = {.ptr = p,
-                             .dtype = DT_BF16,
-                             .rank = 2,
-                             .dims = {(uint64_t)cols, (uint64_t)rows},
-                             .strides = {(uint64_t)cols * 2},
-                             .box = {64, (uint32_t)box_rows},
-                             .swizzle = 128};
-    OK(gpu_tensor_map(g, &box, &map, &err));
-    return map;
-}
+#include "soft/fixture.h"
 
 /* Runs a product [m, n] = a b^T of device matrices. */
 typedef void gemm_fn(struct gpu *g, void *c, void *a, void *b, int m, int n, int k);
@@ -158,34 +86,6 @@ static void check_gemm(struct gpu *g, gemm_fn *gemm, int m, int n, int k)
     free(c);
 }
 
-Test(soft, block_sum_in_any_order)
-{
-    for (uint64_t seed = 0; seed < 5; seed++) {
-        struct gpu *g = open_gpu("sm_80", seed, (enum softgpu_async)(seed % 3));
-        enum { N = 256 * 20 };
-        static float x[N], y[N];
-        for (int i = 0; i < N; i++) x[i] = (float)(i % 61);
-        void *dx = to_device(g, x, sizeof x), *dy;
-        OK(gpu_alloc(g, sizeof y, &dy, &err));
-        struct basic_args args = {dy, dx};
-        OK(gpu_launch(g,
-                      &(struct launch){
-                          .kernel = "basic_sum", .grid = {20}, .threads = 256, .shared = 32, .args = &args},
-                      &err));
-        OK(gpu_download(g, y, dy, sizeof y, &err));
-        for (int b = 0; b < 20; b++) {
-            float sum = 0;
-            for (int i = 0; i < 256; i++) sum += x[256 * b + i];
-            for (int i = 0; i < 256; i++)
-                cr_assert(y[256 * b + i] == sum, "seed %d: y[%d] = %g", (int)seed, 256 * b + i,
-                          y[256 * b + i]);
-        }
-        gpu_free(g, dx);
-        gpu_free(g, dy);
-        close_gpu(g);
-    }
-}
-
 Test(soft, gemm_sm80)
 {
     static const int shapes[][3] = {{128, 128, 64}, {1, 8, 8}, {130, 264, 200}, {257, 136, 72}};
@@ -212,267 +112,172 @@ Test(soft, gemm_sm90)
     }
 }
 
-/* ---- planted bugs: each is reported, whatever the seed and the landing of asynchronous work ---------------------------- */
-
-static const enum softgpu_async modes[] = {SOFTGPU_LATE, SOFTGPU_RANDOM, SOFTGPU_NOW};
-
-/* Runs bugs_sm80's `kernel`; the message of its failure, "" if it did not fail. */
-static const char *run_bug_sm80(const char *kernel, enum bug_sm80 bug, uint64_t seed, enum softgpu_async mode)
+Test(soft, block_sum_in_any_order)
 {
-    enum { X = 4 * BUG80_THREADS * BUG80_BLOCKS, Y = 4 * BUG80_THREADS };
-    static uint32_t x[X], y[Y];
-    struct gpu *g = open_gpu("sm_80", seed, mode);
-    for (int i = 0; i < X; i++) x[i] = (uint32_t)i * 2654435761u;
-    void *dx = to_device(g, x, sizeof x), *dy;
-    OK(gpu_alloc(g, sizeof y, &dy, &err));
-    struct bug_sm80_args args = {dy, dx, bug};
-    gpu_op(g, "test", kernel);
-    struct launch l = {
-        .kernel = kernel, .threads = BUG80_THREADS, .shared = 2 * BUG80_THREADS * 16, .args = &args};
-    if (strstr(kernel, "misc")) l.shared = 48;
-    err = (struct klein_error){0};
-    enum klein_status status = gpu_launch(g, &l, &err);
-    if (status == KLEIN_OK) status = gpu_download(g, y, dy, sizeof y, &err);
-    if (status == KLEIN_OK && bug == BUG80_NONE && strstr(kernel, "pipeline"))
-        for (int i = 0; i < Y; i++) {
-            uint32_t sum = 0;
-            for (int k = 0; k < BUG80_BLOCKS; k++) sum += x[Y * k + (i + Y / 2) % Y];
-            cr_assert(y[i] == sum, "y[%d]", i);
+    for (uint64_t seed = 0; seed < 5; seed++) {
+        struct gpu *g = open_gpu("sm_80", seed, (enum softgpu_async)(seed % 3));
+        enum { N = 256 * 20 };
+        static float x[N], y[N];
+        for (int i = 0; i < N; i++) x[i] = (float)(i % 61);
+        void *dx = to_device(g, x, sizeof x), *dy;
+        OK(gpu_alloc(g, sizeof y, &dy, &err));
+        struct unit_args args = {.y = dy, .x = dx};
+        OK(gpu_launch(
+            g,
+            &(struct launch){
+                .kernel = "units_sm80_sum", .grid = {20}, .threads = 256, .shared = 32, .args = &args},
+            &err));
+        OK(gpu_download(g, y, dy, sizeof y, &err));
+        for (int b = 0; b < 20; b++) {
+            float sum = 0;
+            for (int i = 0; i < 256; i++) sum += x[256 * b + i];
+            for (int i = 0; i < 256; i++)
+                cr_assert(y[256 * b + i] == sum, "seed %d: y[%d] = %g", (int)seed, 256 * b + i,
+                          y[256 * b + i]);
         }
-    gpu_free(g, dx);
+        gpu_free(g, dx);
+        gpu_free(g, dy);
+        close_gpu(g);
+    }
+}
+
+/* Launches one of units_sm80's kernels and brings y back. */
+static void run_unit(struct gpu *g, const char *kernel, unsigned blocks, unsigned threads, unsigned shared,
+                     struct unit_args args, void *y, size_t bytes)
+{
+    void *dy;
+    OK(gpu_alloc(g, bytes, &dy, &err));
+    args.y = dy;
+    OK(gpu_launch(
+        g,
+        &(struct launch){
+            .kernel = kernel, .grid = {blocks}, .threads = threads, .shared = shared, .args = &args},
+        &err));
+    OK(gpu_download(g, y, dy, bytes, &err));
     gpu_free(g, dy);
+}
+
+Test(soft, lanes)
+{
+    uint32_t y[96];
+    struct gpu *g = open_gpu("sm_80", 1, SOFTGPU_LATE);
+    run_unit(g, "units_sm80_lanes", 1, 32, 0, (struct unit_args){0}, y, sizeof y);
+    for (int lane = 0; lane < 32; lane++)
+        cr_assert(y[lane] == 0xaaaaaaaa && y[32 + lane] == 50 && y[64 + lane] == (uint32_t)(lane ^ 3) * 10,
+                  "lane %d", lane);
     close_gpu(g);
-    return status == KLEIN_OK ? "" : err.message;
 }
 
-/* Does the message hold one of the texts "a|b"? None of them empty: it must be empty. */
-static bool says(const char *message, const char *texts)
+Test(soft, ldmatrix_as_the_isa_says)
 {
-    char copy[256], *rest = copy;
-    if (!*texts) return !*message;
-    snprintf(copy, sizeof copy, "%s", texts);
-    for (char *text; (text = strsep(&rest, "|"));)
-        if (strstr(message, text)) return true;
-    return false;
-}
-
-static void expect_sm80(const char *kernel, enum bug_sm80 bug, const char *text)
-{
-    for (uint64_t seed = 0; seed < 4; seed++)
-        for (int mode = 0; mode < 3; mode++) {
-            const char *message = run_bug_sm80(kernel, bug, seed, modes[mode]);
-            cr_assert(says(message, text), "seed %d mode %d: \"%s\", expected \"%s\"", (int)seed, mode,
-                      message, text);
-            cr_assert(!*text || strstr(message, kernel), "%s is not named in \"%s\"", kernel, message);
+    uint16_t rows[32][8];
+    uint32_t y[256];
+    for (int i = 0; i < 256; i++) rows[i / 8][i % 8] = (uint16_t)(1000 + i);
+    struct gpu *g = open_gpu("sm_80", 2, SOFTGPU_LATE);
+    void *a = to_device(g, rows, sizeof rows);
+    run_unit(g, "units_sm80_ldmatrix", 1, 32, 512, (struct unit_args){.a = a}, y, sizeof y);
+    for (int j = 0; j < 4; j++)
+        for (int l = 0; l < 32; l++) {
+            uint32_t r = rows[8 * j + l / 4][2 * (l % 4)] | (uint32_t)rows[8 * j + l / 4][2 * (l % 4) + 1]
+                                                                << 16;
+            uint32_t t = rows[8 * j + 2 * (l % 4)][l / 4] | (uint32_t)rows[8 * j + 2 * (l % 4) + 1][l / 4]
+                                                                << 16;
+            cr_assert(y[32 * j + l] == r && y[128 + 32 * j + l] == t, "matrix %d, lane %d", j, l);
         }
+    close_gpu(g);
 }
 
-Test(planted, sm80_right)
+static float element(const void *p, int i, enum unit_kind kind)
 {
-    expect_sm80("bugs_sm80_pipeline", BUG80_NONE, "");
-    expect_sm80("bugs_sm80_misc", BUG80_NONE, "");
+    return kind == UNIT_E4M3 ? f32_from_f8e4m3(((const uint8_t *)p)[i]) : f32_from_bf16(((const bf16 *)p)[i]);
 }
 
-Test(planted, missing_barrier)
+/* Small integers, so that every order of summation gives the same. */
+static void fill_integers(void *p, int count, enum unit_kind kind, uint64_t seed)
 {
-    expect_sm80("bugs_sm80_pipeline", BUG80_NO_BARRIER, "race: reads shared|race: overwrites shared");
-}
-
-Test(planted, wait_and_barrier_swapped)
-{
-    expect_sm80("bugs_sm80_pipeline", BUG80_SWAPPED, "race: reads shared");
-}
-
-Test(planted, stage_refilled_early)
-{
-    expect_sm80("bugs_sm80_pipeline", BUG80_EARLY_REFILL, "race: overwrites shared|race: reads shared");
-}
-
-Test(planted, wait_allows_too_many_groups)
-{
-    expect_sm80("bugs_sm80_pipeline", BUG80_WAITS_TOO_LITTLE,
-                "cp.async.wait_group is missing or allows too many groups");
-}
-
-Test(planted, copy_never_waited_for)
-{
-    expect_sm80("bugs_sm80_pipeline", BUG80_NOT_WAITED, "ends with a cp.async that it never waited for");
-}
-
-Test(planted, out_of_bounds)
-{
-    expect_sm80("bugs_sm80_misc", BUG80_WRAPPED_BOUNDS, "0 bytes past the end of allocation");
-    expect_sm80("bugs_sm80_misc", BUG80_PLAIN_READ, "bytes past the end of allocation");
-    expect_sm80("bugs_sm80_misc", BUG80_SHARED_BOUNDS, "outside the dynamic shared memory");
-}
-
-Test(planted, plain_store_past_the_end)
-{
-    for (uint64_t seed = 0; seed < 3;
-         seed++) { /* found when the guard bytes are looked at: names the allocation, not the kernel */
-        const char *message = run_bug_sm80("bugs_sm80_misc", BUG80_PLAIN_WRITE, seed, modes[seed]);
-        cr_assert(strstr(message, "past the end of allocation"), "%s", message);
+    static const uint8_t e4m3[] = {0x00, 0x38, 0x40, 0x44, 0x48, 0xb8, 0xc0, 0xc4}; /* 0 1 2 3 4 -1 -2 -3 */
+    for (int i = 0; i < count; i++) {
+        unsigned v = (unsigned)(8 * fabsf(number((uint64_t)i + seed))) % 8;
+        if (kind == UNIT_E4M3)
+            ((uint8_t *)p)[i] = e4m3[v];
+        else
+            ((bf16 *)p)[i] = bf16_from_f32(f32_from_f8e4m3(e4m3[v]));
     }
 }
 
-Test(planted, misaligned)
+Test(soft, mma_as_the_isa_says)
 {
-    expect_sm80("bugs_sm80_misc", BUG80_MISALIGNED, "not a multiple of 16");
+    for (enum unit_kind kind = UNIT_BF16; kind <= UNIT_E4M3; kind++) {
+        uint8_t a[1024], b[1024];
+        float y[2][32][32];
+        int k = kind == UNIT_E4M3 ? 32 : 16;
+        fill_integers(a, 32 * k, kind, 1);
+        fill_integers(b, 32 * k, kind, 5000);
+        struct gpu *g = open_gpu("sm_89", 3, SOFTGPU_LATE);
+        void *da = to_device(g, a, sizeof a), *db = to_device(g, b, sizeof b);
+        run_unit(g, "units_sm80_mma", 1, 32, 0, (struct unit_args){.a = da, .b = db, .kind = (int)kind}, y,
+                 sizeof y);
+        for (int i = 0; i < 32; i++)
+            for (int j = 0; j < 32; j++) {
+                float sum = 0;
+                for (int x = 0; x < k; x++) sum += element(a, i * k + x, kind) * element(b, j * k + x, kind);
+                cr_assert(y[0][i][j] == sum && y[1][i][j] == sum, "kind %d [%d, %d]: %g and %g, not %g", kind,
+                          i, j, y[0][i][j], y[1][i][j], sum);
+            }
+        close_gpu(g);
+    }
 }
 
-Test(planted, divergence)
+Test(soft, fp8_sums_can_be_cut_as_on_hopper)
 {
-    expect_sm80("bugs_sm80_misc", BUG80_DIVERGENCE, "divergence");
-}
-
-Test(planted, deadlock_names_who_waits_where)
-{
-    expect_sm80("bugs_sm80_misc", BUG80_BARRIER_SHORT,
-                "threads 0-31: barrier 2: 32 of 64 threads arrived (bugs_sm80.cu");
-}
-
-Test(planted, reduction_without_barrier)
-{
-    expect_sm80("bugs_sm80_misc", BUG80_REDUCTION, "race: ");
-}
-
-Test(planted, trap_and_stack)
-{
-    expect_sm80("bugs_sm80_misc", BUG80_TRAP, "precondition");
-    expect_sm80("bugs_sm80_misc", BUG80_STACK, "stack overflow");
-}
-
-Test(planted, too_much_shared_memory)
-{
+    struct softgpu_config c;
+    uint8_t a[1024] = {0}, b[1024] = {0};
+    float y[2][32][32];
     struct gpu *g = open_gpu("sm_89", 0, SOFTGPU_LATE);
-    struct bug_sm80_args args = {0};
-    struct launch l = {
-        .kernel = "bugs_sm80_misc", .threads = BUG80_THREADS, .shared = 120 << 10, .args = &args};
-    FAILS(gpu_launch(g, &l, &err), KLEIN_E_INTERNAL, "too much shared memory");
-    cr_assert(strstr(err.message, "101376"), "%s", err.message); /* what sm_89 has */
-    l.shared = 16;                                               /* fewer than the kernel's struct */
-    OK(gpu_launch(g, &l, &err));
-    FAILS(gpu_sync(g, &err), KLEIN_E_INTERNAL, "but was launched with 16");
+    a[0] = 0x78, b[0] = 0x78; /* 256 * 256 = 2^16 */
+    a[1] = 0x38, b[1] = 0x40; /* 1 * 2: 2^-15 of it, beyond 13 bits */
+    a[2] = 0x48, b[2] = 0x40; /* 4 * 2 = 2^-13 of it: the last bit that counts */
+    void *da = to_device(g, a, sizeof a), *db = to_device(g, b, sizeof b);
+    struct unit_args args = {.a = da, .b = db, .kind = UNIT_E4M3};
+    run_unit(g, "units_sm80_mma", 1, 32, 0, args, y, sizeof y);
+    cr_assert(y[0][0][0] == 65536 + 2 + 8, "%g", y[0][0][0]);
+    cr_assert(softgpu_config_from_env(&c));
+    snprintf(c.arch, sizeof c.arch, "sm_89");
+    c.truncate_fp8 = 1;
+    cr_assert(softgpu_configure(&c));
+    run_unit(g, "units_sm80_mma", 1, 32, 0, args, y, sizeof y);
+    cr_assert(y[0][0][0] == 65536 + 8, "%g", y[0][0][0]);
     close_gpu(g);
 }
 
-Test(planted, wrong_number_of_threads)
+/* e4m3 of x by search over all values: nearest, ties to even, saturated. */
+static uint8_t e4m3_nearest(float x)
 {
-    struct gpu *g = open_gpu("sm_80", 0, SOFTGPU_LATE);
-    struct bug_sm80_args args = {0};
-    FAILS(gpu_launch(
-              g, &(struct launch){.kernel = "bugs_sm80_misc", .threads = 128, .shared = 48, .args = &args},
-              &err),
-          KLEIN_E_INTERNAL, "its bounds say (64, 1, 1)");
-    close_gpu(g);
-}
-
-static const char *run_bug_sm90(enum bug_sm90 bug, uint64_t seed, enum softgpu_async mode)
-{
-    enum { K = 384 };
-    static bf16 a[64 * K], b[64 * K], y[64 * 64];
-    struct gpu *g = open_gpu("sm_90a", seed, mode);
-    for (int i = 0; i < 64 * K; i++) {
-        a[i] = bf16_from_f32(number((uint64_t)i));
-        b[i] = bf16_from_f32(number((uint64_t)i + 99999));
+    uint8_t best = 0;
+    for (int v = 0; v <= 0x7e; v++) {
+        float d = fabsf(f32_from_f8e4m3((uint8_t)v) - fabsf(x)), e = fabsf(f32_from_f8e4m3(best) - fabsf(x));
+        if (d < e || (d == e && !(v & 1))) best = (uint8_t)v;
     }
-    void *da = to_device(g, a, sizeof a), *db = to_device(g, b, sizeof b), *dy;
-    OK(gpu_alloc(g, sizeof y, &dy, &err));
-    struct bug_sm90_args args = {map_of(g, da, 64, K, 64), map_of(g, db, 64, K, 64),
-                                 map_of(g, dy, 64, 64, 64), K, bug};
-    gpu_op(g, "test", "bugs_sm90");
-    struct launch l = {.kernel = "bugs_sm90_gemm", .threads = BUG90_THREADS, .shared = 50176, .args = &args};
-    err = (struct klein_error){0};
-    l.dependent = bug == BUG90_NO_GRID_WAIT;
-    enum klein_status status = gpu_launch(g, &l, &err);
-    if (status == KLEIN_OK) status = gpu_download(g, y, dy, sizeof y, &err);
-    if (status == KLEIN_OK && bug == BUG90_NONE)
-        for (int i = 0; i < 64 * 64; i++) {
-            double sum = 0;
-            for (int k = 0; k < K; k++)
-                sum += (double)f32_from_bf16(a[i / 64 * K + k]) * f32_from_bf16(b[i % 64 * K + k]);
-            cr_assert(fabs(f32_from_bf16(y[i]) - sum) <= fabs(sum) * 0x1p-8 + 1e-4, "y[%d]", i);
-        }
+    return best | (signbit(x) ? 0x80 : 0);
+}
+
+Test(soft, conversions)
+{
+    enum { N = 256 * 64 };
+    static float x[N];
+    static uint16_t y[2][N];
+    for (int i = 0; i < N; i++) x[i] = number((uint64_t)i) * exp2f((float)(i % 40 - 20));
+    const float special[] = {0,        -0.0f,     448,     449,       464,      1e9f,
+                             INFINITY, -INFINITY, 0x1p-6f, 0x1p-9f,   0x1p-10f, 0x1.8p-10f,
+                             0x3p-10f, 17,        19,      0x1.01p0f, 0x1.03p0f};
+    memcpy(x, special, sizeof special);
+    struct gpu *g = open_gpu("sm_89", 0, SOFTGPU_LATE);
+    void *dx = to_device(g, x, sizeof x);
+    run_unit(g, "units_sm80_convert", N / 256, 256, 0, (struct unit_args){.x = dx}, y, sizeof y);
+    for (int i = 0; i < N; i++) {
+        cr_assert(y[0][i] == bf16_from_f32(x[i]), "bf16 of %a", x[i]);
+        uint8_t e = e4m3_nearest(x[i]);
+        cr_assert(y[1][i] == (e | (e ^ 0x80) << 8), "e4m3 of %a: %04x, not %02x", x[i], y[1][i], e);
+    }
     close_gpu(g);
-    return status == KLEIN_OK ? "" : err.message;
-}
-
-static void expect_sm90(enum bug_sm90 bug, const char *text)
-{
-    for (uint64_t seed = 0; seed < 4; seed++)
-        for (int mode = 0; mode < 3; mode++) {
-            const char *message = run_bug_sm90(bug, seed, modes[mode]);
-            cr_assert(says(message, text), "seed %d mode %d: \"%s\", expected \"%s\"", (int)seed, mode,
-                      message, text);
-        }
-}
-
-Test(planted, sm90_right)
-{
-    expect_sm90(BUG90_NONE, "");
-}
-
-Test(planted, full_wait_skipped)
-{
-    expect_sm90(BUG90_NO_FULL_WAIT, "this thread has not waited for that phase");
-}
-
-Test(planted, stage_released_early)
-{
-    expect_sm90(
-        BUG90_EARLY_RELEASE,
-        "race: overwrites shared|or the stage was released before it was read|before this thread looked");
-}
-
-Test(planted, missing_wgmma_wait)
-{
-    expect_sm90(BUG90_NO_WGMMA_WAIT, "ends with a wgmma (line");
-}
-
-Test(planted, missing_wgmma_fence)
-{
-    expect_sm90(BUG90_NO_WGMMA_FENCE, "wgmma.fence is missing");
-}
-
-Test(planted, missing_proxy_fence)
-{
-    expect_sm90(BUG90_NO_PROXY_FENCE, "fence.proxy.async is missing");
-}
-
-Test(planted, wrong_expect_tx)
-{
-    expect_sm90(BUG90_EXPECT_LESS, "expect_tx announced");
-    expect_sm90(BUG90_EXPECT_MORE, "16 bytes missing");
-}
-
-Test(planted, deadlocks_of_mbarriers)
-{
-    expect_sm90(BUG90_NO_ARRIVE, "deadlock");
-    expect_sm90(BUG90_NO_ARRIVE, "0 of 4 arrivals");
-    expect_sm90(BUG90_TOO_MANY_ARRIVE, "more arrivals than its count of 1");
-}
-
-Test(planted, wrong_parity)
-{
-    expect_sm90(BUG90_WRONG_PARITY, "shared+0x");
-}
-
-Test(planted, misaligned_tile)
-{
-    expect_sm90(BUG90_MISALIGNED_TILE, "misaligned tile");
-}
-
-Test(planted, store_not_waited_for)
-{
-    expect_sm90(BUG90_STORE_NOT_WAITED, "cp.async.bulk.wait_group is missing");
-}
-
-Test(planted, not_an_mbarrier)
-{
-    expect_sm90(BUG90_NOT_INITIALISED, "is not an initialised mbarrier");
-}
-
-Test(planted, register_budget)
-{
-    expect_sm90(BUG90_REGISTERS, "registers are free in the block");
 }

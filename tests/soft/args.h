@@ -4,9 +4,22 @@
 
 #include "../../kernels/device/args.h"
 
-struct basic_args {
+/* units_sm80.cu */
+enum unit_kind { UNIT_BF16, UNIT_E4M3, UNIT_NO_WAIT };
+struct unit_args {
     float *y;
     const float *x;
+    const void *a, *b;
+    int kind;
+};
+
+/* units_sm90.cu */
+enum unit_wgmma { UNIT_WGMMA_SS, UNIT_WGMMA_E4M3, UNIT_WGMMA_MN, UNIT_WGMMA_RS, UNIT_WGMMA_RS_MN };
+struct unit_sm90_args {
+    struct tensor_map a, b;
+    float *y;
+    int at[4];
+    int rank, bytes, kind, n;
 };
 
 /* bugs_sm80.cu */
