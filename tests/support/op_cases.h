@@ -80,7 +80,10 @@ enum klein_status op_call_run(struct op_call *call, struct klein_error *err);
 struct tensor op_call_output(struct op_call *call, int i);
 void op_call_free(struct op_call *call);
 
-/* The whole rule above for one case on one device. */
+/* The largest error of the case's outputs as a multiple of its limit, and a line that says which. */
+enum { OP_CASE_TEXT = 256 };
+double op_case_excess(const struct op_case *c, enum dtype act, struct device *dev, char text[OP_CASE_TEXT]);
+/* The whole rule above for one case on one device: fails the test if that is more than 1. */
 void op_case_check(const struct op_case *c, enum dtype act, struct device *dev);
 
 /* The naive evaluation as a device; device_close as usual. */

@@ -1,0 +1,257 @@
+#include "support/op_cases.h"
+#include "support/support.h"
+
+#include "../base/arena.h"
+#include "../kernels/cpu/cpu.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+static struct device *open_device(const char *name, int threads)
+{
+    struct klein_error err;
+    struct device *dev;
+    OK(device_open(name, &(struct device_options){.threads = threads}, &dev, &err));
+    return dev;
+}
+
+Test(device, every_backend_opens)
+{
+    int count = 0;
+    for (const char *name; (name = device_backend(count)); count++) {
+        struct klein_error err;
+        struct device *dev;
+        OK(device_open(name, NULL, &dev, &err));
+        cr_expect_str_eq(dev->name, name);
+        cr_expect(dev->description[0] && dev->threads >= 1);
+        cr_expect(dev->act == DT_F32 || dev->act == DT_BF16);
+        cr_expect_eq(dev->computes, strcmp(name, "null") != 0);
+        device_close(dev);
+    }
+    cr_assert_geq(count, 3);
+    cr_assert_null(device_backend(-1));
+    device_close(NULL);
+}
+
+Test(device, unknown_names_are_refused)
+{
+    struct klein_error err;
+    struct device *dev = (struct device *)1;
+    FAILS(device_open("gpu9", NULL, &dev, &err), KLEIN_E_NO_DEVICE, "gpu9");
+    cr_expect(strstr(err.message, "cpu") && strstr(err.message, "ref") && strstr(err.message, "null"), "%s",
+              err.message);
+    cr_assert_null(dev);
+}
+
+Test(device, threads)
+{
+    for (int threads = 1; threads < 4; threads++) {
+        struct device *dev = open_device("cpu", threads);
+        cr_expect_eq(dev->threads, threads);
+        device_close(dev);
+    }
+}
+
+Test(device, memory)
+{
+    const char *const names[] = {"cpu", "ref"};
+    for (int i = 0; i < 2; i++) {
+        struct klein_error err;
+        struct device *dev = open_device(names[i], 1);
+        char in[1000], out[1000] = {0};
+        for (int b = 0; b < 1000; b++) in[b] = (char)b;
+        char *p = dev->alloc(dev, sizeof in);
+        cr_assert(p && (uintptr_t)p % ARENA_ALIGN == 0);
+        OK(dev->upload(dev, p, in, sizeof in, &err));
+        OK(dev->download(dev, out, p, sizeof out, &err));
+        cr_expect_arr_eq(in, out, sizeof in);
+        dev->free(dev, p, sizeof in);
+        cr_expect_null(dev->alloc(dev, SIZE_MAX - 10));
+        device_close(dev);
+    }
+}
+
+/* Two devices at work in one process at the same time, each with threads of its own. */
+struct work {
+    struct device *dev;
+    int failed;
+    double sum; /* of all results */
+};
+
+static void *run_cases(void *argument)
+{
+    struct work *w = argument;
+    for (int i = 0; i < op_case_count; i++) {
+        enum op_id op = op_cases[i].op;
+        if (op_cases[i].bench || (op != OP_linear && op != OP_attention && op != OP_conv)) continue;
+        struct klein_error err;
+        struct op_call call;
+        op_call_make(&call, &op_cases[i], DT_BF16, DT_BF16, w->dev);
+        w->failed += op_call_run(&call, &err) != KLEIN_OK;
+        struct tensor y = op_call_output(&call, 0);
+        for (int r = 0; r < y.rows; r++)
+            for (int c = 0; c < y.cols; c++) w->sum += (double)tensor_get(y, r, c);
+        free(y.ptr);
+        op_call_free(&call);
+    }
+    return NULL;
+}
+
+Test(device, two_at_once)
+{
+    struct work work[2] = {{.dev = open_device("cpu", 2)}, {.dev = open_device("cpu", 2)}};
+    pthread_t thread[2];
+    for (int i = 0; i < 2; i++) cr_assert_eq(pthread_create(&thread[i], NULL, run_cases, &work[i]), 0);
+    for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
+    for (int i = 0; i < 2; i++) {
+        cr_expect_eq(work[i].failed, 0);
+        device_close(work[i].dev);
+    }
+    cr_expect(work[0].sum == work[1].sum && isfinite(work[0].sum), "%g, %g", work[0].sum, work[1].sum);
+}
+
+Test(device, peak)
+{
+    struct device *dev = open_device("cpu", 1);
+    double f32 = cpu_peak_flops(dev, DT_F32), bf16 = cpu_peak_flops(dev, DT_BF16);
+    cr_expect(f32 > 1e9 && f32 < 1e13, "%g FLOP/s per thread", f32);
+    cr_expect(bf16 > 0.5 * f32, "%g in bf16, %g in f32", bf16, f32);
+    device_close(dev);
+}
+
+/* null */
+
+struct seen {
+    int calls;
+    enum op_id last;
+    double flops, bytes;
+    char shape[96];
+};
+
+static void observe(void *user, enum op_id op, const struct op_cost *cost)
+{
+    struct seen *s = user;
+    s->calls++;
+    s->last = op;
+    s->flops += cost->flops;
+    s->bytes += cost->bytes;
+    memcpy(s->shape, cost->shape, sizeof s->shape);
+}
+
+static struct tensor some(struct device *dev, enum dtype type, int rows, int cols)
+{
+    return tensor_of(dev->alloc(dev, (size_t)rows * (size_t)cols * dtype_size(type)), type, rows, cols);
+}
+
+Test(null, reports_and_checks)
+{
+    struct klein_error err;
+    struct device *dev = open_device("null", 0);
+    struct seen seen = {0};
+    null_device_observe(dev, observe, &seen);
+    struct linear_args a = {.y = some(dev, DT_BF16, 768, 3072), .x = some(dev, DT_BF16, 768, 9216)};
+    a.group[0].w = weight_of(some(dev, DT_BF16, 3072, 9216));
+    OK(dev->ops->linear(dev, &a, &err));
+    cr_expect_eq(seen.calls, 1);
+    cr_expect_eq(seen.last, OP_linear);
+    cr_expect_str_eq(seen.shape, "768x9216 @ 3072");
+    cr_expect_eq(seen.flops, 2.0 * 768 * 9216 * 3072);
+    cr_expect_eq(seen.bytes, 2.0 * (768 * 3072 + 768 * 9216 + 3072 * 9216));
+    a.y.cols--;
+    FAILS(dev->ops->linear(dev, &a, &err), KLEIN_E_INTERNAL, "linear");
+    cr_expect_eq(seen.calls, 1);
+    char out[4] = {1, 2, 3, 4};
+    OK(dev->download(dev, out, a.x.ptr, sizeof out, &err));
+    cr_expect_arr_eq(out, "\0\0\0\0", 4);
+    cr_expect_neq(a.x.ptr, a.y.ptr);
+    device_close(dev);
+}
+
+/* The products and attentions of one step of klein-4B: what the model description counts, from the ops' own costs. */
+struct klein4b {
+    struct device *dev;
+    int text, image, target; /* tokens */
+};
+
+static void linear(struct klein4b *k, int rows, int in, int out, int split)
+{
+    struct klein_error err;
+    struct linear_args a = {
+        .y = some(k->dev, DT_BF16, rows, out), .x = some(k->dev, DT_BF16, rows, in), .split = split};
+    for (int g = 0; g < 2; g++) a.group[g].w = weight_of(some(k->dev, DT_BF16, out, in));
+    OK(k->dev->ops->linear(k->dev, &a, &err));
+}
+
+static void attention(struct klein4b *k, int tokens)
+{
+    struct klein_error err;
+    struct tensor t = some(k->dev, DT_BF16, tokens, 3072);
+    OK(k->dev->ops->attention(k->dev,
+                              &(struct attention_args){.o = some(k->dev, DT_BF16, tokens, 3072),
+                                                       .q = t,
+                                                       .k = t,
+                                                       .v = t,
+                                                       .heads = 24,
+                                                       .kv_heads = 24,
+                                                       .head_dim = 128,
+                                                       .scale = 1},
+                              &err));
+}
+
+static void swiglu(struct klein4b *k, int rows, int in, int out, int split)
+{
+    struct klein_error err;
+    struct linear_args a = {.y = some(k->dev, DT_BF16, rows, out),
+                            .x = some(k->dev, DT_BF16, rows, in),
+                            .split = split,
+                            .epilogue = LINEAR_SWIGLU};
+    for (int g = 0; g < 2; g++) a.group[g].w = weight_of(some(k->dev, DT_BF16, 2 * out, in));
+    OK(k->dev->ops->linear(k->dev, &a, &err));
+}
+
+static void step(struct klein4b *k)
+{
+    int d = 3072, s = k->text + k->image;
+    linear(k, k->image, 128, d, 0);
+    linear(k, k->text, 7680, d, 0);
+    for (int i = 0; i < 5; i++) {
+        linear(k, s, d, 3 * d, k->text);
+        attention(k, s);
+        linear(k, s, d, d, k->text);
+        swiglu(k, s, d, 3 * d, k->text);
+        linear(k, s, 3 * d, d, k->text);
+    }
+    for (int i = 0; i < 20; i++) {
+        linear(k, s, d, 9 * d, 0);
+        attention(k, s);
+        linear(k, s, 4 * d, d, 0);
+    }
+    linear(k, k->target, d, 128, 0);
+    linear(k, 1, 256, d, 0);
+    linear(k, 1, d, d, 0);
+    linear(k, 1, d, 6 * d, 0);
+    linear(k, 1, d, 6 * d, 0);
+    linear(k, 1, d, 3 * d, 0);
+    linear(k, 1, d, 2 * d, 0);
+}
+
+Test(null, klein_4b_counts_as_published)
+{
+    static const struct {
+        int pixels, references; /* of 1024x1024 */
+        double tflop;
+    } table[] = {{256, 0, 4.92},  {256, 1, 37.13},  {512, 0, 10.17},
+                 {512, 2, 88.78}, {1024, 0, 34.82}, {2048, 4, 544.45}};
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        struct seen seen = {0};
+        int target = table[i].pixels / 16 * (table[i].pixels / 16);
+        struct klein4b k = {open_device("null", 0), 512, target + 4096 * table[i].references, target};
+        null_device_observe(k.dev, observe, &seen);
+        step(&k);
+        cr_expect(fabs(seen.flops / 1e12 - table[i].tflop) <= 0.005,
+                  "%dx%d with %d references: %.3f TFLOP, expected %.2f", table[i].pixels, table[i].pixels,
+                  table[i].references, seen.flops / 1e12, table[i].tflop);
+        device_close(k.dev);
+    }
+}
