@@ -10,10 +10,17 @@ DEVICE void rmsnorm(const rmsnorm_kernel_args &args)
     const int row = block_x() * RMSNORM_ROWS + warp_index();
     if (row >= args.rows) return;
     packed<T, n> x[vectors] = {};
+    packed<bf16, n> w[vectors] =
+        {}; /* fetched along with the row: afterwards each store would wait for a load */
     UNROLL
     for (int i = 0; i < vectors; i++) {
         const int column = (i * 32 + lane_index()) * n;
         if (column < args.cols) x[i] = load<T, n>(args.x, row, column);
+    }
+    UNROLL
+    for (int i = 0; i < vectors; i++) {
+        const int column = (i * 32 + lane_index()) * n;
+        if (column < args.cols) w[i] = load<bf16, n>(args.w, 0, column);
     }
     float squares = 0; /* vectors beyond the row are zeros */
     UNROLL
@@ -29,11 +36,11 @@ DEVICE void rmsnorm(const rmsnorm_kernel_args &args)
     for (int i = 0; i < vectors; i++) {
         const int column = (i * 32 + lane_index()) * n;
         if (column < args.cols) {
-            float f[n], w[n];
+            float f[n], scale[n];
             unpack(f, x[i]);
-            unpack(w, load<bf16, n>(args.w, 0, column));
+            unpack(scale, w[i]);
             UNROLL
-            for (int j = 0; j < n; j++) f[j] = f[j] * inverse * w[j];
+            for (int j = 0; j < n; j++) f[j] = f[j] * inverse * scale[j];
             store(args.y, row, column, pack<T>(f));
         }
     }
@@ -69,7 +76,7 @@ KERNEL(rmsnorm_bf16_2560, rmsnorm_kernel_args, RMSNORM_THREADS, 4)
 {
     rmsnorm<bf16, 2560>(args);
 }
-KERNEL(rmsnorm_bf16_4096, rmsnorm_kernel_args, RMSNORM_THREADS, 4)
+KERNEL(rmsnorm_bf16_4096, rmsnorm_kernel_args, RMSNORM_THREADS, 2)
 {
     rmsnorm<bf16, 4096>(args);
 }

@@ -10,13 +10,16 @@ DEVICE void copy_rows(const copy_kernel_args &args)
     const place at = place_in(args.spread);
     const int down = args.spread.down;
     for (int row = at.first; row < at.end; row += BATCH * down) {
+        int from[BATCH]; /* all before the first load: else each load would wait for its row's number */
+        UNROLL
+        for (int i = 0; i < BATCH; i++) {
+            from[i] = row + i * down;
+            if (args.ids && from[i] < at.end) from[i] = (int)ld_global_4(args.ids + from[i]);
+        }
         packed<X, n> x[BATCH];
         UNROLL
         for (int i = 0; i < BATCH; i++)
-            if (row + i * down < at.end) {
-                const int to = row + i * down;
-                x[i] = load<X, n>(args.x, args.ids ? (int)ld_global_4(args.ids + to) : to, at.column * n);
-            }
+            if (row + i * down < at.end) x[i] = load<X, n>(args.x, from[i], at.column * n);
         UNROLL
         for (int i = 0; i < BATCH; i++)
             if (row + i * down < at.end) {
