@@ -16,7 +16,7 @@ DEVICE void copy_rows(const copy_kernel_args &args)
             from[i] = row + i * down;
             if (args.ids && from[i] < at.end) from[i] = (int)ld_global_4(args.ids + from[i]);
         }
-        packed<X, n> x[BATCH];
+        packed<X, n> x[BATCH] = {};
         UNROLL
         for (int i = 0; i < BATCH; i++)
             if (row + i * down < at.end) x[i] = load<X, n>(args.x, from[i], at.column * n);
