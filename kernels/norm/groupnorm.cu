@@ -39,7 +39,7 @@ DEVICE void groupnorm_stats(const groupnorm_stats_args &args)
     moments sum[n] = {};
     int count = 0;
     for (int row = at.first; row < at.end; row += BATCH * down) {
-        packed<T, n> x[BATCH];
+        packed<T, n> x[BATCH] = {};
         UNROLL
         for (int i = 0; i < BATCH; i++)
             if (row + i * down < at.end) x[i] = load<T, n>(args.x, row + i * down, at.column * n);
@@ -187,7 +187,7 @@ DEVICE void groupnorm_apply(const groupnorm_apply_args &args)
         mean[j] = s.mean[j][v], scale[j] = s.scale[j][v], beta[j] = s.beta[j][v];
     }
     for (int row = at.first; row < at.end; row += BATCH * down) {
-        packed<T, n> x[BATCH];
+        packed<T, n> x[BATCH] = {};
         UNROLL
         for (int i = 0; i < BATCH; i++)
             if (row + i * down < at.end) x[i] = load<T, n>(args.x, row + i * down, at.column * n);
