@@ -97,6 +97,7 @@ const struct op_case op_cases[] = {
     {"head of 512", ATTENTION(66, 280, 1, 1, 512)},
     {"odd head", ATTENTION(19, 35, 2, 2, 22)},
     {"large scores", ATTENTION(64, 300, 2, 2, 128), .options = OUTLIERS},
+    {"whole tiles", ATTENTION(128, 192, 2, 2, 128), .gap = 16},
     {"one query", ATTENTION(1, 200, 4, 1, 128)},
     {"one key", ATTENTION(65, 1, 2, 2, 128)},
     {"a tile less one", ATTENTION(63, 63, 2, 2, 128), .gap = 16},
