@@ -60,7 +60,7 @@ DEVICE uint32_t stream_take(slab_stream &s, const flash_args &args, int end)
     return slab;
 }
 
-/* Each of the two warps of these rows gets combine(mine, other). Ends with a barrier before, not after, the reads. */
+/* value becomes that of the other warp of these rows. Has one barrier, between writing and reading. */
 DEVICE void exchange(shared<float> (&row)[2][ROWS], int half_of_row, int first, float (&value)[2])
 {
     const int g = lane_index() / 4;
