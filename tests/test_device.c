@@ -5,6 +5,7 @@
 #include "../kernels/cpu/cpu.h"
 
 #include <math.h>
+#include <omp.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -72,7 +73,6 @@ Test(device, memory)
     }
 }
 
-/* Two devices at work in one process at the same time, each with threads of its own. */
 struct work {
     struct device *dev;
     int failed;
@@ -98,6 +98,19 @@ static void *run_cases(void *argument)
     return NULL;
 }
 
+/* Ops leave OpenMP's own setting, which belongs to the program, as it was. */
+Test(device, program_keeps_its_threads)
+{
+    omp_set_num_threads(3);
+    for (int threads = 1; threads < 4; threads++) {
+        struct work work = {.dev = open_device("cpu", threads)};
+        run_cases(&work);
+        cr_expect_eq(omp_get_max_threads(), 3);
+        device_close(work.dev);
+    }
+}
+
+/* Two devices at work in one process at the same time, each with threads of its own. */
 Test(device, two_at_once)
 {
     struct work work[2] = {{.dev = open_device("cpu", 2)}, {.dev = open_device("cpu", 2)}};

@@ -6,7 +6,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
-enum { BUCKETS = 64, PAGE = 4096 };
+/* KEPT: primitives per thread, a few times what one request needs; beyond that all are dropped and made anew. */
+enum { BUCKETS = 64, KEPT = 512, PAGE = 4096 };
 
 /* A prepared primitive and the layouts of its operands. */
 struct prepared {
@@ -21,6 +22,7 @@ struct prepared {
 struct worker {
     dnnl_stream_t stream;
     struct prepared *bucket[BUCKETS];
+    int kept;
     void *pad; /* oneDNN's scratchpad */
     size_t pad_bytes;
 };
@@ -36,6 +38,17 @@ static void prepared_free(struct prepared *p)
     if (p->primitive) dnnl_primitive_destroy(p->primitive);
     if (p->desc) dnnl_primitive_desc_destroy(p->desc);
     free(p);
+}
+
+static void worker_drop(struct worker *w)
+{
+    for (int b = 0; b < BUCKETS; b++)
+        while (w->bucket[b]) {
+            struct prepared *p = w->bucket[b];
+            w->bucket[b] = p->next;
+            prepared_free(p);
+        }
+    w->kept = 0;
 }
 
 struct dnn *dnn_open(int threads)
@@ -56,12 +69,7 @@ void dnn_close(struct dnn *dnn)
 {
     for (int i = 0; dnn && i < dnn->threads; i++) {
         struct worker *w = &dnn->worker[i];
-        for (int b = 0; b < BUCKETS; b++)
-            while (w->bucket[b]) {
-                struct prepared *p = w->bucket[b];
-                w->bucket[b] = p->next;
-                prepared_free(p);
-            }
+        worker_drop(w);
         if (w->stream) dnnl_stream_destroy(w->stream);
         free(w->pad);
     }
@@ -183,6 +191,8 @@ static dnnl_status_t prepare(struct dnn *dnn, struct worker *w, const struct dnn
         prepared_free(p);
         return s;
     }
+    if (w->kept == KEPT) worker_drop(w);
+    w->kept++;
     p->next = *bucket;
     *bucket = *out = p;
     return dnnl_success;
