@@ -281,3 +281,73 @@ Test(soft, conversions)
     }
     close_gpu(g);
 }
+
+/* ---- counters ---------------------------------------------------------------------------------------------------------- */
+
+static struct gpu *open_counting(const char *arch, uint64_t seed)
+{
+    struct softgpu_config c;
+    struct gpu *g = open_gpu(arch, seed, SOFTGPU_LATE);
+    cr_assert(softgpu_config_from_env(&c));
+    snprintf(c.arch, sizeof c.arch, "%s", arch);
+    c.seed = seed;
+    c.count_accesses = 1;
+    cr_assert(softgpu_configure(&c));
+    return g;
+}
+
+Test(soft, counters_of_access_patterns)
+{
+    static const struct {
+        int stride;
+        uint64_t sectors, conflicts;
+    } expected[] = {{1, 4, 0}, {2, 8, 1}, {3, 12, 0}, {8, 32, 7}, {32, 32, 31}}; /* words apart */
+    float x[1024] = {0};
+    struct gpu *g = open_counting("sm_80", 0);
+    void *dx = to_device(g, x, sizeof x);
+    for (int i = 0; i < 5; i++) {
+        struct softgpu_counters c;
+        struct unit_args args = {.x = dx, .kind = expected[i].stride};
+        softgpu_reset_counters();
+        OK(gpu_launch(
+            g, &(struct launch){.kernel = "units_sm80_pattern", .threads = 32, .shared = 4096, .args = &args},
+            &err));
+        OK(gpu_sync(g, &err));
+        softgpu_read_counters(&c);
+        cr_assert(c.global_sectors == expected[i].sectors && c.global_sectors_ideal == 4, "stride %d: %d",
+                  expected[i].stride, (int)c.global_sectors);
+        cr_assert(c.bank_conflicts == expected[i].conflicts &&
+                      c.shared_wavefronts == 1 + expected[i].conflicts,
+                  "stride %d: %d", expected[i].stride, (int)c.bank_conflicts);
+    }
+    close_gpu(g);
+}
+
+/* The figures of one run of a GEMM: these are the kernel's contract, and a change of layout shows here. */
+static struct softgpu_counters count_gemm(const char *arch, gemm_fn *gemm, uint64_t seed)
+{
+    struct softgpu_counters c;
+    struct gpu *g = open_counting(arch, seed);
+    softgpu_reset_counters();
+    check_gemm(g, gemm, 256, 256, 192);
+    softgpu_read_counters(&c);
+    close_gpu(g);
+    return c;
+}
+
+Test(soft, counters_of_gemm)
+{
+    for (uint64_t seed = 0; seed < 2; seed++) {
+        struct softgpu_counters c = count_gemm("sm_80", gemm_sm80_s3, seed);
+        cr_assert(c.blocks == 4 && c.tensor_flops == 2ull * 256 * 256 * 192);
+        cr_assert(c.bank_conflicts == 0, "%d", (int)c.bank_conflicts);
+        cr_assert(c.global_sectors == c.global_sectors_ideal, "%d of %d", (int)c.global_sectors,
+                  (int)c.global_sectors_ideal);
+        cr_assert(c.cp_async_bytes == 4 * 3 * 32768); /* blocks x k blocks x stage */
+        cr_assert(c.barriers == 4 * (3 + 1));
+        c = count_gemm("sm_90a", gemm_sm90_128, seed);
+        cr_assert(c.blocks == 4 && c.tensor_flops == 2ull * 256 * 256 * 192);
+        cr_assert(c.bank_conflicts == 0);
+        cr_assert(c.tma_bytes == 4 * 3 * 32768 + 256 * 256 * 2); /* and c */
+    }
+}

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifndef CUDA_VERSION /* cuda.h was not included */
+
 typedef int CUdevice;
 typedef unsigned long long CUdeviceptr;
 typedef struct CUctx_st *CUcontext;
@@ -145,6 +147,8 @@ typedef struct {
 #endif
         uint64_t opaque[16];
 } CUtensorMap;
+
+#endif
 
 /* Every entry once: X(name in this code, exported symbol, parameters). All return CUresult. */
 #define KLEIN_DRIVER_ENTRIES(X)                                                                              \

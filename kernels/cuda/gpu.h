@@ -107,6 +107,20 @@ struct tensor_box {
 enum klein_status gpu_tensor_map(struct gpu *g, const struct tensor_box *box, struct tensor_map *out,
                                  struct klein_error *err);
 
+/* Further streams. All work of g goes to g->stream; gpu_use_stream makes another one that and returns the one before. An event is
+ * recorded in g->stream; gpu_event_wait holds g->stream back, gpu_event_sync the caller, until what came before the record is done.
+ * Events of one GPU may be waited for by streams of another. `timing` events measure between them. Close streams after gpu_sync. */
+enum klein_status gpu_stream_open(struct gpu *g, CUstream *out, struct klein_error *err);
+void gpu_stream_close(struct gpu *g, CUstream stream);
+CUstream gpu_use_stream(struct gpu *g, CUstream stream);
+enum klein_status gpu_event_open(struct gpu *g, int timing, CUevent *out, struct klein_error *err);
+void gpu_event_close(struct gpu *g, CUevent event);
+enum klein_status gpu_event_record(struct gpu *g, CUevent event, struct klein_error *err);
+enum klein_status gpu_event_wait(struct gpu *g, CUevent event, struct klein_error *err);
+enum klein_status gpu_event_sync(struct gpu *g, CUevent event, struct klein_error *err);
+enum klein_status gpu_event_elapsed(struct gpu *g, CUevent from, CUevent to, float *milliseconds,
+                                    struct klein_error *err);
+
 /* Between begin and end, work of g's stream is recorded instead of run; nothing may be waited for, allocated or launched for the
  * first time. The graph keeps the arguments, not the memory that they point to. */
 struct gpu_graph {

@@ -1,4 +1,4 @@
-/* launch.c: kernels by name, tensor maps, graphs. */
+/* launch.c: kernels by name, tensor maps. */
 #include "gpu.h"
 
 #include <stdio.h>
@@ -128,39 +128,4 @@ enum klein_status gpu_tensor_map(struct gpu *g, const struct tensor_box *b, stru
     }
     memcpy(out, &map, sizeof map);
     return KLEIN_OK;
-}
-
-/* ---- graphs ----------------------------------------------------------------------------------------------------------- */
-
-enum klein_status gpu_capture_begin(struct gpu *g, struct klein_error *err)
-{
-    if (g->sync_each)
-        return fail(err, KLEIN_E_UNSUPPORTED, "%s: KLEIN_SYNC waits for each kernel, which a graph cannot",
-                    g->name);
-    return gpu_check(g, g->cu->StreamBeginCapture(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
-                     "cuStreamBeginCapture", err);
-}
-
-enum klein_status gpu_capture_end(struct gpu *g, struct gpu_graph *out, struct klein_error *err)
-{
-    CUgraph graph = NULL;
-    *out = (struct gpu_graph){0};
-    TRY(gpu_check(g, g->cu->StreamEndCapture(g->stream, &graph), "cuStreamEndCapture", err));
-    enum klein_status status =
-        gpu_check(g, g->cu->GraphGetNodes(graph, NULL, &out->nodes), "cuGraphGetNodes", err);
-    if (status == KLEIN_OK)
-        status = gpu_check(g, g->cu->GraphInstantiate(&out->exec, graph, 0), "cuGraphInstantiate", err);
-    g->cu->GraphDestroy(graph);
-    return status;
-}
-
-enum klein_status gpu_graph_launch(struct gpu *g, const struct gpu_graph *graph, struct klein_error *err)
-{
-    return gpu_check(g, g->cu->GraphLaunch(graph->exec, g->stream), "cuGraphLaunch", err);
-}
-
-void gpu_graph_close(struct gpu *g, struct gpu_graph *graph)
-{
-    if (graph->exec) g->cu->GraphExecDestroy(graph->exec);
-    *graph = (struct gpu_graph){0};
 }

@@ -86,7 +86,8 @@ CUresult task_run(struct task *const *tasks, int available, int device, int *don
     *done = 1;
     switch (t->work) {
     case WORK_KERNEL:
-        while (*done < available && *done < 4 && tasks[*done]->work == WORK_KERNEL && tasks[*done]->dependent)
+        while (*done < available && *done < CHAIN_MAX && tasks[*done]->work == WORK_KERNEL &&
+               tasks[*done]->dependent)
             ++*done;
         r = run_kernels(tasks, *done, device);
         break;
@@ -126,9 +127,9 @@ static CUresult stream_discard(struct CUstream_st *s)
 static CUresult stream_step(struct CUstream_st *s)
 {
     if (soft_contexts[s->device].sticky) return stream_discard(s);
-    struct task *tasks[4];
+    struct task *tasks[CHAIN_MAX];
     int n = 0, done = 0;
-    for (struct task *t = s->first; t && n < 4; t = t->next) tasks[n++] = t;
+    for (struct task *t = s->first; t && n < CHAIN_MAX; t = t->next) tasks[n++] = t;
     CUresult r = task_run(tasks, n, s->device, &done);
     for (int i = 0; i < done; i++) {
         struct task *t = s->first;

@@ -6,7 +6,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
-enum { HOST_THREADS_MAX = 64, EARLY_BLOCKS = 3, CHAIN_MAX = 4 };
+enum { HOST_THREADS_MAX = 64, EARLY_BLOCKS = 3 };
 
 static struct {
     pthread_mutex_t lock;
@@ -63,23 +63,26 @@ static void run_blocks(struct slot *s, struct grid *g)
     }
 }
 
-static struct slot *own_slot(int i)
+/* Slots of whoever holds the driver's lock: 0 for running, the others for blocks that are set aside. */
+static struct slot *driver_slot(int i)
 {
-    static thread_local struct slot *slots[1 + CHAIN_MAX * EARLY_BLOCKS];
+    static struct slot *slots[1 + CHAIN_MAX * EARLY_BLOCKS];
     if (!slots[i]) slots[i] = slot_new();
     return slots[i];
 }
 
 static void *worker(void *unused)
 {
+    struct slot *slot = slot_new();
     uint64_t seen = 0;
+    catch_signals();
     for (;;) {
         pthread_mutex_lock(&pool.lock);
         while (pool.job == seen) pthread_cond_wait(&pool.start, &pool.lock);
         seen = pool.job;
         struct grid *g = pool.grid;
         pthread_mutex_unlock(&pool.lock);
-        if (g) run_blocks(own_slot(0), g);
+        run_blocks(slot, g);
         pthread_mutex_lock(&pool.lock);
         if (--pool.busy == 0) pthread_cond_signal(&pool.done);
         pthread_mutex_unlock(&pool.lock);
@@ -104,7 +107,7 @@ static void run_on_all(struct grid *g)
         pthread_cond_broadcast(&pool.start);
         pthread_mutex_unlock(&pool.lock);
     }
-    run_blocks(own_slot(0), g);
+    run_blocks(driver_slot(0), g);
     if (parallel) {
         pthread_mutex_lock(&pool.lock);
         while (pool.busy) pthread_cond_wait(&pool.done, &pool.lock);
@@ -117,7 +120,7 @@ static void run_early(struct grid *g, struct block **early, int slots_from)
 {
     uint64_t n = blocks_of(g);
     for (int i = 0; i < EARLY_BLOCKS && (uint64_t)i < n; i++) {
-        struct block *b = block_start(own_slot(slots_from + i), g, block_order(g, g->next++));
+        struct block *b = block_start(driver_slot(slots_from + i), g, block_order(g, g->next++));
         if (block_run(b) == BLOCK_STALLED)
             early[i] = b;
         else
@@ -143,7 +146,7 @@ CUresult run_kernels(struct task *const *tasks, int count, int device)
     static uint64_t launches;
     struct grid grids[CHAIN_MAX];
     struct block *early[CHAIN_MAX][EARLY_BLOCKS] = {};
-    if (count > CHAIN_MAX) count = CHAIN_MAX;
+    catch_signals();
     for (int i = 0; i < count; i++) {
         struct task *t = tasks[i];
         struct grid *g = &grids[i];

@@ -249,7 +249,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
     fault(t, CUDA_ERROR_ILLEGAL_ADDRESS, "plain access out of bounds, after this call: %s", where);
 }
 
-static void catch_signals(void)
+void catch_signals(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, [] {
@@ -262,6 +262,9 @@ static void catch_signals(void)
         sigaction(SIGFPE, &action, &previous_fpe);
     });
     enum { HANDLER_STACK = 64 * 1024 };
+    static thread_local bool has_stack;
+    if (has_stack) return;
+    has_stack = true;
     stack_t stack = {};
     stack.ss_sp = mmap(NULL, HANDLER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     stack.ss_size = HANDLER_STACK;
@@ -282,7 +285,6 @@ static char *map_pages(size_t bytes)
 
 struct slot *slot_new(void)
 {
-    catch_signals();
     struct slot *s = (struct slot *)map_pages(sizeof *s);
     s->stacks = map_pages((size_t)THREADS_MAX * STACK);
     for (int i = 0; i < THREADS_MAX; i++) mprotect(s->stacks + (size_t)i * STACK, PAGE, PROT_NONE);

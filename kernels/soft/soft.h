@@ -194,6 +194,8 @@ enum outcome block_run(struct block *b); /* until it ended or all threads wait f
 struct block *block_start(struct slot *s, struct grid *g, uint64_t index);
 void block_finish(struct block *b);
 struct slot *slot_new(void);
+void catch_signals(
+    void); /* in each host thread that runs blocks: plain accesses out of bounds are reported, not fatal */
 
 /* Runs fn once all lanes of the warp called with the same op (and place): fn gets their arguments by lane. */
 void meet_warp(struct thread *t, void *argument,

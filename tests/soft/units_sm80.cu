@@ -137,3 +137,17 @@ KERNEL(units_sm80_lanes, unit_args, 32, 1)
     st_global_4(args.y + 32 + lane, shfl_index((uint32_t)lane * 10, 5));
     st_global_4(args.y + 64 + lane, shfl_xor((uint32_t)lane * 10, 3));
 }
+
+struct alignas(128) pattern_shared {
+    uint32_t words[32 * 32];
+};
+
+/* One global load and one shared store per lane, both `kind` words apart. */
+KERNEL(units_sm80_pattern, unit_args, 32, 1)
+{
+    SHARED(pattern_shared, s);
+    const int at = lane_index() * args.kind;
+    const uint32_t v = ld_global_4(args.x + at);
+    st_shared_4(shared_address(&s.words[at]), v);
+    sync_warp();
+}

@@ -6,6 +6,7 @@
 #include "../../base/tensor.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
 
 #define GOLDEN(name) (KLEIN_SOURCE_DIR "/tests/golden/" name)
 /* A golden model's folder, with its weights: "tiny" or "small-decoder" (tests/golden/README.md). */
@@ -27,6 +28,13 @@
                   err.message);                                                                              \
         cr_assert(strstr(err.message, text), "%s: message is \"%s\", expected \"%s\" in it", #call,          \
                   err.message, text);                                                                        \
+    } while (0)
+
+/* Ends the test as skipped, and says so even where Criterion's summary does not. */
+#define SKIP(why)                                                                                            \
+    do {                                                                                                     \
+        fprintf(stderr, "skipped: %s\n", why);                                                               \
+        cr_skip_test(why);                                                                                   \
     } while (0)
 
 /* ||a - b|| / ||b|| over all elements of two tensors of equal size, in f64. NaN or Inf anywhere in a gives +Inf. */
