@@ -16,6 +16,19 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static enum klein_status map(struct gpu *g, void *p, int rows, int cols, int box_rows, struct tensor_map *out,
+                             struct klein_error *err)
+{
+    struct tensor_box box = {.ptr = p,
+                             .dtype = DT_BF16,
+                             .rank = 2,
+                             .dims = {(uint64_t)cols, (uint64_t)rows},
+                             .strides = {(uint64_t)cols * 2},
+                             .box = {64, (uint32_t)box_rows},
+                             .swizzle = 128};
+    return gpu_tensor_map(g, &box, out, err);
+}
+
 static enum klein_status run(struct gpu *g, struct gemm_args a, const char *kernel, int threads,
                              struct klein_error *err)
 {
@@ -28,11 +41,21 @@ static enum klein_status run(struct gpu *g, struct gemm_args a, const char *kern
         TRY(gpu_fill(g, memory[i], 0x3c, bytes[i], err));
     }
     a.a = memory[0], a.b = memory[1], a.c = memory[2];
-    struct launch l = {.kernel = kernel,
-                       .grid = {(unsigned)((a.m + 127) / 128 * ((a.n + 127) / 128))},
-                       .threads = GEMM_SM80_THREADS,
-                       .shared = (unsigned)(kernel[strlen(kernel) - 1] - '0') * GEMM_SM80_STAGE,
-                       .args = &a};
+    struct gemm_sm90_args a90 = {.m = a.m, .n = a.n, .k = a.k};
+    struct launch l = {.kernel = kernel, .grid = {(unsigned)((a.m + 127) / 128 * ((a.n + 127) / 128))}};
+    if (strstr(kernel, "sm90")) {
+        int bn = strstr(kernel, "x256") ? 256 : 128;
+        TRY(map(g, memory[0], a.m, a.k, 128, &a90.a, err));
+        TRY(map(g, memory[1], a.n, a.k, bn, &a90.b, err));
+        TRY(map(g, memory[2], a.m, a.n, 64, &a90.c, err));
+        l.args = &a90;
+        l.threads = GEMM_SM90_THREADS;
+        l.shared = bn == 256 ? GEMM_SM90_SHARED(256, 4) : GEMM_SM90_SHARED(128, 6);
+    } else {
+        l.args = &a;
+        l.threads = GEMM_SM80_THREADS;
+        l.shared = (unsigned)(kernel[strlen(kernel) - 1] - '0') * GEMM_SM80_STAGE;
+    }
     double best = 1e9;
     for (int i = 0; i < 3; i++) {
         double start = seconds();
