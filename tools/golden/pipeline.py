@@ -21,6 +21,7 @@ def run(
     guidance: float = 1.0,
     sigmas: list[float] | None = None,
     text_outputs=TEXT_OUTPUTS,
+    text_length: int = 512,
     blocks: bool = False,
 ) -> dict[str, torch.Tensor]:
     """One request; returns klein's dump of it (names and shapes of klein's --dump, --dump-blocks), and `negative_prompt_embeds`
@@ -78,6 +79,7 @@ def run(
                 guidance_scale=guidance,
                 latents=latents,
                 text_encoder_out_layers=text_outputs,
+                max_sequence_length=text_length,
                 callback_on_step_end=step_end,
             ).images[0]
     finally:
