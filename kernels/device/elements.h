@@ -64,14 +64,14 @@ DEVICE packed<T, n> load(const matrix &m, int64_t row, int64_t column SITE)
     const T *p = (const T *)m.ptr + i;
     if constexpr (same<T, any_type>) {
         v.w[0] = bits_from_float(load_any(m.ptr, m.type, i PASS_SITE));
-    } else if constexpr (v.bytes == 16) {
+    } else if constexpr (packed<T, n>::bytes == 16) {
         const u32x4 r = ld_global_16(p PASS_SITE);
         v.w[0] = r.x, v.w[1] = r.y, v.w[2] = r.z, v.w[3] = r.w;
-    } else if constexpr (v.bytes == 8) {
+    } else if constexpr (packed<T, n>::bytes == 8) {
         const u32x2 r = ld_global_8(p PASS_SITE);
         v.w[0] = r.x, v.w[1] = r.y;
     } else {
-        static_assert(v.bytes == 4, "kernels of a fixed type move at least 4 bytes");
+        static_assert(packed<T, n>::bytes == 4, "kernels of a fixed type move at least 4 bytes");
         v.w[0] = ld_global_4(p PASS_SITE);
     }
     return v;
@@ -84,12 +84,12 @@ DEVICE void store(const matrix &m, int64_t row, int64_t column, const packed<T, 
     T *p = (T *)m.ptr + i;
     if constexpr (same<T, any_type>)
         store_any(m.ptr, m.type, i, float_from_bits(v.w[0]) PASS_SITE);
-    else if constexpr (v.bytes == 16)
+    else if constexpr (packed<T, n>::bytes == 16)
         st_global_16(p, u32x4{v.w[0], v.w[1], v.w[2], v.w[3]} PASS_SITE);
-    else if constexpr (v.bytes == 8)
+    else if constexpr (packed<T, n>::bytes == 8)
         st_global_8(p, v.w[0], v.w[1] PASS_SITE);
     else {
-        static_assert(v.bytes == 4, "kernels of a fixed type move at least 4 bytes");
+        static_assert(packed<T, n>::bytes == 4, "kernels of a fixed type move at least 4 bytes");
         st_global_4(p, v.w[0] PASS_SITE);
     }
 }
