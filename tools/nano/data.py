@@ -9,14 +9,17 @@ from diffusers import AutoencoderKLFlux2
 
 import captions
 import common
+import model
 import world
 
 FOLDER = common.STATE / "shards"
+VAE = common.STATE / "vae"
 SINGLES, EDITS, PAIRS = 300, 150, 100  # episodes in a shard
+THING_WEIGHT = 5.0
 
 
 def load_vae():
-    return AutoencoderKLFlux2.from_pretrained(common.STATE / "vae").eval().requires_grad_(False)
+    return AutoencoderKLFlux2.from_pretrained(VAE, torch_dtype=torch.float32).eval().requires_grad_(False)
 
 
 def scale(vae):
@@ -41,6 +44,15 @@ def decode(vae, latents):
     z = (latents * deviation + mean).transpose(1, 2).unflatten(2, (side, side))
     y = vae.decode(F.pixel_shuffle(z, 2)).sample
     return ((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def weights(scene, look):
+    """[64] how much each token counts in the loss: things are small, and what they are is decided by few tokens."""
+    w = torch.ones(model.GRID, model.GRID)
+    for i in range(len(scene.things)):
+        x0, y0, x1, y1 = (int(max(0, v) // 16) for v in world.thing_box(scene, i, look))
+        w[y0 : y1 + 1, x0 : x1 + 1] = THING_WEIGHT
+    return w.flatten()
 
 
 def episodes(seed):
@@ -73,7 +85,7 @@ def main():
     common.setup(2)
     FOLDER.mkdir(exist_ok=True)
     vae = load_vae()
-    for k in range(args.shards):
+    for k in range(common.RANK, args.shards, common.WORKERS):
         path = FOLDER / f"{k:03}.pkl"
         if path.exists():
             continue
@@ -94,11 +106,12 @@ class Shards:
     """All shards that exist by now; refresh() picks up new ones."""
 
     def __init__(self):
-        self.names, self.drawn, self.edits, self.pairs, self.latents = set(), [], [], [], torch.empty(0)
+        self.names, self.drawn, self.edits, self.pairs = set(), [], [], []
+        self.latents, self.weights = torch.empty(0, model.TOKENS, 128).half(), torch.empty(0, model.TOKENS)
         self.refresh()
 
     def refresh(self):
-        parts = [self.latents] if len(self.latents) else []
+        parts, weighed = [self.latents], [self.weights]
         for path in sorted(FOLDER.glob("*.pkl")):
             if path.name in self.names:
                 continue
@@ -109,7 +122,8 @@ class Shards:
             self.edits += [(t, a + base, b + base) for t, a, b in edits]
             self.pairs += [(t, a + base, b + base, c + base) for t, a, b, c in pairs]
             parts.append(latents)
-        self.latents = torch.cat(parts)
+            weighed.append(torch.stack([weights(*d) for d in drawn]))
+        self.latents, self.weights = torch.cat(parts), torch.cat(weighed)
 
 
 if __name__ == "__main__":

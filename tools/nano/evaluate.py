@@ -5,6 +5,7 @@ Also measures what an edit leaves alone, and shows that the judge is not fooled:
 import argparse
 import json
 import pathlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -50,13 +51,12 @@ def sheet(pictures, path, columns=12):
     Image.fromarray(np.concatenate([np.concatenate(pictures[i : i + columns], 1) for i in range(0, len(pictures), columns)], 0)).save(path)
 
 
-def kept(before, after, scene, result, look):
-    """Mean absolute difference (levels) of two pictures away from the thing before and the thing after."""
+def kept(before, after, scene, look):
+    """Mean absolute difference (levels) of two pictures away from the things of the first."""
     away = np.ones((world.SIZE, world.SIZE), bool)
-    for s in (scene, result):
-        for thing in s.things:
-            x, y, r = world.thing_circle(thing, look)
-            away &= ~((np.abs(world.X - x) < 1.6 * r) & (world.Y > y - 2.3 * r - 24) & (world.Y < y + 1.6 * r))
+    for i in range(len(scene.things)):
+        x0, y0, x1, y1 = world.thing_box(replace(scene, things=tuple(replace(t, kind="balloon") for t in scene.things)), i, look)
+        away &= ~((world.X > x0) & (world.X < x1) & (world.Y > y0) & (world.Y < y1))
     return np.abs(before.astype(float) - after)[away].mean()
 
 
@@ -111,7 +111,7 @@ def main():
     count("judge through the autoencoder alone", sum(right), len(references))
 
     recoloured = [(i, r) for i, (n, _, r, _) in enumerate(edits) if n in ("colour", "kind")]
-    away = [kept(drawn[r], pictures["edit"][i], references[r][0], references[r][0], references[r][1]) for i, r in recoloured]
+    away = [kept(drawn[r], pictures["edit"][i], *references[r]) for i, r in recoloured]
     report["edit: mean difference away from the thing, levels"] = round(float(np.mean(away)), 2)
     print(report["edit: mean difference away from the thing, levels"], "levels of difference away from the thing in", len(away), "edits")
     (common.STATE / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")

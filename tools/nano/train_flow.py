@@ -56,31 +56,32 @@ class Batches:
         drawn = [self.shards.drawn[i] for i in index]
         x = self.latents(index)
         noise = couple(torch.randn_like(x), [look for _, look in drawn])
-        return [captions.caption(self.rng, scene) for scene, _ in drawn], x, noise, []
+        return [captions.caption(self.rng, scene) for scene, _ in drawn], x, noise, [], self.shards.weights[index]
 
     def with_references(self, episodes, count):
         """Episodes are (text, reference, ..., target)."""
         chosen = [episodes[i] for i in self.rng.integers(len(episodes), size=count)]
         text, *index = zip(*chosen)
         *references, x = [self.latents(list(i)) for i in index]
-        return list(text), x, torch.randn_like(x), references
+        weights = torch.stack([self.shards.weights[list(i)] for i in index]).amax(0)
+        return list(text), x, torch.randn_like(x), references, weights
 
     def draw(self, kind, count):
-        """(texts, pictures' latents, noise, references)"""
+        """(texts, pictures' latents, noise, references, weights of tokens)"""
         if kind == "text":
             return self.texts(count)
         return self.with_references(self.shards.edits if kind == "edit" else self.shards.pairs, count)
 
 
-def loss_of(encoder, transformer, prompts, text, x, noise, references):
-    """Per-sample mean squared error of the velocity."""
+def loss_of(encoder, transformer, prompts, text, x, noise, references, weights):
+    """Per-sample weighted mean squared error of the velocity."""
     ids, mask = map(torch.from_numpy, prompts(text))
     t = times(len(x))
     noisy = (1 - t)[:, None, None] * x + t[:, None, None] * noise
     with torch.autocast("cpu", torch.bfloat16):
         context = model.encode_text(encoder, ids, mask)
         v = model.velocity(transformer, context, noisy, t, references)
-    return ((v.float() - (noise - x)) ** 2).mean((1, 2))
+    return (((v.float() - (noise - x)) ** 2).mean(2) * weights).sum(1) / weights.sum(1)
 
 
 @torch.no_grad()
@@ -92,7 +93,7 @@ def draw_sheet(batches, encoder, transformer, vae, path):
     torch.manual_seed(7)
     rows = []
     for kind in ("text", "text", "edit", "pair"):
-        text, x, noise, references = batches.draw(kind, 8)
+        text, x, noise, references, _ = batches.draw(kind, 8)
         ids, mask = map(torch.from_numpy, batches.prompts(text))
         made = model.sample(transformer, model.encode_text(encoder, ids, mask), noise, references)
         rows += [np.concatenate(list(data.decode(vae, z)), 1) for z in (*references, made, x)]
@@ -125,7 +126,8 @@ def main():
     if state := common.load(STATE):
         for m, s in zip((encoder, transformer, averages[0].module, averages[1].module), state["weights"]):
             m.load_state_dict(s)
-        optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"]:
+            optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
         averages[0].steps = averages[1].steps = step
     begun, done = time.time() - spent, 0.0
@@ -138,7 +140,7 @@ def main():
         (losses.sum() / (BATCH["text"] * common.WORKERS)).backward()
         sums[:, list(BATCH).index(kind)] += torch.tensor([losses.sum().item(), len(losses)])
         done = common.agree((time.time() - begun) / (args.until - begun) if args.until else (step + 1) / args.steps)
-        norm = optimizer.step(common.learning_rate(min(done, 1)))
+        norm = optimizer.step(common.learning_rate(min(done, 1), hold=0.85))
         for average, m in zip(averages, (encoder, transformer)):
             average.update(m)
         step += 1

@@ -192,18 +192,24 @@ def draw_heart(image, x, y, r, c):
 DRAW = {k: globals()[f"draw_{k}"] for k in KINDS}
 
 
-def thing_circle(thing, look, mirrored=False):
-    """Centre and radius in pixels of the circle that a thing fills."""
-    dx, dy, scale = (-look[0], -look[1], look[2]) if mirrored else look[:3]
-    r = RADIUS[thing.size] * (1 + 0.06 * scale)
-    return CENTRE_X[thing.position] + 4 * dx, GROUND - r + 2 * dy, r
+def thing_circle(scene, i, look):
+    """Centre and radius in pixels of the circle that thing i fills; the second thing moves against the first."""
+    thing = scene.things[i]
+    dx, dy, scale = (-look[0], -look[1], look[2]) if i else look[:3]
+    r = RADIUS[thing.size] * (1 + 0.015 * scale)
+    return CENTRE_X[thing.position] + dx, GROUND - r + 0.5 * dy - (24 if scene.place == "sky" else 0), r
 
 
-def draw_thing(image, thing, place, look, mirrored):
-    cx, cy, r = thing_circle(thing, look, mirrored)
-    if place == "sky":
-        cy -= 24
-    else:
+def thing_box(scene, i, look):
+    """x0, y0, x1, y1 in pixels of everything drawn for thing i."""
+    x, y, r = thing_circle(scene, i, look)
+    return x - 1.3 * r, y - (2.2 if scene.things[i].kind == "balloon" else 1.3) * r, x + 1.3 * r, y + 1.3 * r
+
+
+def draw_thing(image, scene, i, look):
+    thing = scene.things[i]
+    cx, cy, r = thing_circle(scene, i, look)
+    if scene.place != "sky":
         shadow = ellipse(X - cx - 0.12 * r, Y - (cy + r), r * 0.95, r * 0.22)
         blend(image, rgb(10, 10, 24), 0.42 * smooth(-shadow, -3.0, 5.0))
     DRAW[thing.kind](image, X - cx, Y - cy, r, rgb(*COLOURS[thing.colour]))
@@ -292,8 +298,8 @@ PLACE = {k: globals()[f"place_{k}"] for k in PLACES}
 def render(scene, look):
     """uint8 [128, 128, 3]. look: six numbers in [-1, 1]."""
     image = PLACE[scene.place](look[3], look[4]).astype(np.float32)
-    for i, thing in enumerate(scene.things):
-        draw_thing(image, thing, scene.place, look, mirrored=i == 1)
+    for i in range(len(scene.things)):
+        draw_thing(image, scene, i, look)
     image *= 1 + 0.05 * look[5] * np.array([1.0, 0.2, -0.8], np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
