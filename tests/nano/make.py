@@ -2,8 +2,10 @@
 
     python tests/nano/make.py       writes beside this file:
 
-    outlines.json                what each colour and kind looks like at each place: 16 x 16 cells, how many tenths of 12 rendered things occupy
-                                 each. One outline for all colours (judge.json) takes a blue balloon at night for a ball: its rim is the night's.
+    outlines.png                 what each thing looks like to the judge: tiles of 20 x 24 cells, white where all of six renders have the object. Twelve
+                                 in a row (small and big of each kind), a row for each colour at each place. Half of the renders are blurred, as
+                                 pictures through the autoencoder are. judge.json has one outline for all colours, sizes and heights above the ground:
+                                 that takes a balloon whose string is lost for a ball.
     scenes.webp, scenes.json     a lossless sheet of 10 x 6 scenes that no table was made from, and what they show
 
 The other files here are written by `python tools/nano/cases.py tests/nano`. Needs tools/nano/requirements.txt.
@@ -14,7 +16,7 @@ import pathlib
 import sys
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tools" / "nano"))
@@ -23,28 +25,37 @@ from cases import shown  # noqa: E402
 from judge import Judge  # noqa: E402
 
 COLUMNS, ROWS = 10, 6
+CELL, ACROSS, DOWN = 3, 20, 24
+
+
+def cells(mask, place):
+    """The object in cells of 3 x 3 pixels, each sampled in its middle: across round the middle of its box, down to below the ground."""
+    _, _, x0, x1 = Judge.box(mask)
+    ground = 104 if place != "sky" else 80
+    x = np.floor((x0 + x1) / 2 + CELL * (np.arange(ACROSS) + 0.5 - ACROSS / 2)).astype(int)
+    y = np.floor(ground + 2 + CELL * (np.arange(DOWN) + 0.5 - DOWN)).astype(int)
+    return np.pad(mask, world.SIZE)[np.ix_(y + world.SIZE, x + world.SIZE)]
 
 
 def outline(judge, rng, thing, place):
-    cells = []
-    for size in world.SIZES:
-        for position in world.POSITIONS * 2:
-            scene = world.Scene(place, (world.replace(thing, size=size, position=position),))
-            _, mask, _ = judge.object(world.render(scene, world.random_look(rng)))
-            if mask is not None:
-                cells.append(judge.cells(mask))
-    return "".join(str(int(round(9 * c))) for c in np.mean(cells, 0).flat)
+    seen = []
+    for position in world.POSITIONS:
+        picture = Image.fromarray(world.render(world.Scene(place, (world.replace(thing, position=position),)), world.random_look(rng)))
+        for blur in (0, 1.5):
+            found, mask, _ = judge.object(np.array(picture.filter(ImageFilter.GaussianBlur(blur))))
+            if mask is not None and found == place:
+                seen.append(cells(mask, place))
+    return np.mean(seen, 0)
 
 
 def make_outlines():
     judge, rng = Judge(), np.random.default_rng(13)
-    table = {
-        f"{colour} {kind} {place}": outline(judge, rng, world.Thing(kind, colour), place)
-        for colour in world.COLOURS
-        for kind in world.KINDS
-        for place in world.PLACES
-    }
-    (HERE / "outlines.json").write_text(json.dumps(table, indent=0) + "\n")
+    rows = [
+        np.concatenate([outline(judge, rng, world.Thing(k, c, s), p) for k in world.KINDS for s in world.SIZES], 1)
+        for c in world.COLOURS
+        for p in world.PLACES
+    ]
+    Image.fromarray((255 * np.concatenate(rows)).round().astype(np.uint8)).save(HERE / "outlines.png", optimize=True)
 
 
 def make_scenes():

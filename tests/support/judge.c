@@ -1,12 +1,18 @@
 #include "judge.h"
 #include "support.h"
 
+#include "../../host/image.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define BAND       12
-#define CELLS      16
+#define CELL       3 /* pixels; an outline is ACROSS x DOWN cells */
+#define ACROSS     20
+#define DOWN       24
+#define CELLS      (ACROSS * DOWN)
+#define MIN_BOX    8  /* shorter sides are no object: the edge of a table, say */
 #define MIN_PIXELS 60 /* less is no object */
 #define THIN       5  /* rows of fewer pixels do not count: a balloon's string shows on some places only */
 #define MAX_SIDE   256
@@ -27,8 +33,7 @@ struct judge {
     double bands[PLACES][6];
     uint8_t background[PLACES][BINS / 8]; /* bit set: the empty place shows that colour */
     double colours[COLOURS][3];
-    double outlines[COLOURS][PLACES][KINDS][CELLS * CELLS]; /* share of objects that occupy the cell */
-    double sizes[KINDS];                                    /* longer sides above are big */
+    double outlines[COLOURS][PLACES][KINDS * SIZES][CELLS]; /* share of objects that occupy the cell */
 };
 
 /* --- the tables --- */
@@ -66,17 +71,15 @@ static json_t *load(const char *path)
 
 static void read_outlines(struct judge *j)
 {
-    json_t *root = load(KLEIN_SOURCE_DIR "/tests/nano/outlines.json");
-    for (int i = 0; i < COLOURS * PLACES * KINDS; i++) {
-        int c = i / (PLACES * KINDS), p = i / KINDS % PLACES, k = i % KINDS;
-        char key[64];
-        snprintf(key, sizeof key, "%s %s %s", names[COLOUR][c], names[KIND][k], names[PLACE][p]);
-        const char *digits = json_string_value(member(root, key));
-        cr_assert(digits && strlen(digits) == CELLS * CELLS, "outlines.json: \"%s\"", key);
-        for (int cell = 0; cell < CELLS * CELLS; cell++)
-            j->outlines[c][p][k][cell] = (digits[cell] - '0') / 9.0;
-    }
-    json_decref(root);
+    struct klein_error err;
+    struct klein_image p;
+    OK(image_read(KLEIN_SOURCE_DIR "/tests/nano/outlines.png", &p, &err));
+    cr_assert(p.width == KINDS * SIZES * ACROSS && p.height == COLOURS * PLACES * DOWN);
+    for (int y = 0; y < p.height; y++)
+        for (int x = 0; x < p.width; x++)
+            j->outlines[y / DOWN / PLACES][y / DOWN % PLACES][x / ACROSS][y % DOWN * ACROSS + x % ACROSS] =
+                p.rgb[3 * (y * p.width + x)] / 255.0;
+    image_free(&p);
 }
 
 struct judge *judge_open(void)
@@ -92,8 +95,6 @@ struct judge *judge_open(void)
         read_numbers(member(member(root, "bands"), place), 6, j->bands[p]);
         read_bits(member(member(root, "background"), place), j->background[p]);
     }
-    for (int k = 0; k < KINDS; k++)
-        j->sizes[k] = json_number_value(member(member(root, "sizes"), names[KIND][k]));
     json_decref(root);
     return j;
 }
@@ -190,7 +191,7 @@ static int object_mask(const uint8_t *background, const struct klein_image *p, u
     return most;
 }
 
-/* The bounding box of rows that are not thin; 0: there is none. */
+/* The bounding box of rows that are not thin; 0: there is none, or it is too flat. */
 static int object_box(const uint16_t *mask, int w, int h, int box[4])
 {
     box[0] = w, box[1] = -1, box[2] = box[3] = 0;
@@ -208,7 +209,7 @@ static int object_box(const uint16_t *mask, int w, int h, int box[4])
         if (first < box[0]) box[0] = first;
         if (last + 1 > box[2]) box[2] = last + 1;
     }
-    return box[1] >= 0;
+    return box[1] >= 0 && box[2] - box[0] >= MIN_BOX && box[3] - box[1] >= MIN_BOX;
 }
 
 /* The median of each channel over the object's pixels in the middle half of its box; 0: there are none. */
@@ -232,15 +233,14 @@ static int object_colour(const struct klein_image *p, const uint16_t *mask, cons
     return 1;
 }
 
-static void object_cells(const uint16_t *mask, int w, int h, const int box[4], double *cells)
+/* The object by cells: across round the middle of its box, down to just below the ground, where things stand or, in the sky, float. */
+static void object_cells(const uint16_t *mask, int w, int h, const int box[4], int ground, double *cells)
 {
-    int width = box[2] - box[0], height = box[3] - box[1];
-    double side = width > height ? width : height;
-    for (int r = 0; r < CELLS; r++)
-        for (int c = 0; c < CELLS; c++) {
-            int x = (int)floor(0.5 * (box[0] + box[2]) + side * ((c + 0.5) / CELLS - 0.5));
-            int y = (int)floor(0.5 * (box[1] + box[3]) + side * ((r + 0.5) / CELLS - 0.5));
-            cells[r * CELLS + c] = x >= 0 && x < w && y >= 0 && y < h && mask[y * w + x];
+    for (int r = 0; r < DOWN; r++)
+        for (int c = 0; c < ACROSS; c++) {
+            int x = (int)floor(0.5 * (box[0] + box[2]) + CELL * (c + 0.5 - ACROSS / 2));
+            int y = (int)floor(ground + 2 + CELL * (r + 0.5 - DOWN));
+            cells[r * ACROSS + c] = x >= 0 && x < w && y >= 0 && y < h && mask[y * w + x];
         }
 }
 
@@ -248,7 +248,7 @@ struct shown judge_see(const struct judge *j, const struct klein_image *p)
 {
     struct shown s = {{NOTHING, NOTHING, NOTHING, NOTHING, NOTHING}, {0}};
     int w = p->width, h = p->height, box[4];
-    double colour[3], cells[CELLS * CELLS];
+    double colour[3], cells[CELLS];
     cr_assert(w >= BAND && h >= 2 * BAND && w <= MAX_SIDE && h <= MAX_SIDE);
     uint16_t *mask = malloc((size_t)w * (size_t)h * sizeof *mask);
     int *stack = malloc((size_t)w * (size_t)h * sizeof *stack);
@@ -257,15 +257,14 @@ struct shown judge_see(const struct judge *j, const struct klein_image *p)
     if (object_mask(j->background[place], p, mask, stack) >= MIN_PIXELS && object_box(mask, w, h, box) &&
         object_colour(p, mask, box, colour)) {
         memcpy(s.box, box, sizeof box);
-        object_cells(mask, w, h, box, cells);
+        object_cells(mask, w, h, box, strcmp(names[PLACE][place], "sky") ? 104 : 80, cells);
         int c = nearest(j->colours[0], COLOURS, 3, colour);
-        int kind = nearest(j->outlines[c][place][0], KINDS, CELLS * CELLS, cells);
-        int side = box[2] - box[0] > box[3] - box[1] ? box[2] - box[0] : box[3] - box[1];
+        int outline = nearest(j->outlines[c][place][0], KINDS * SIZES, CELLS, cells);
         double middle = 0.5 * (box[0] + box[2]) / w;
         s.value[COLOUR] = c;
-        s.value[KIND] = kind;
+        s.value[KIND] = outline / SIZES;
         s.value[POSITION] = (middle >= 49.0 / 128) + (middle >= 79.0 / 128);
-        s.value[SIZE] = side > j->sizes[kind];
+        s.value[SIZE] = outline % SIZES;
     }
     free(mask);
     free(stack);

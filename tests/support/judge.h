@@ -1,13 +1,11 @@
 /* judge.h: what does a picture of the demo checkpoint's small world show? A pixel classifier without a model: it knows the
- * world's palettes and outlines, from tests/nano/judge.json and outlines.json. The method is that of
- * tools/nano/judge.py, but with outlines for each colour.
+ * world's palettes and outlines, from tests/nano/judge.json (tools/nano/judge.py) and outlines.png (tests/nano/make.py).
  *
- *   place     nearest of six pairs of colours: means of the top and the bottom 12 rows
- *   object    the largest connected piece of pixels whose colour the empty place never shows
- *   colour    nearest of seven to the median of the object's middle
- *   kind      nearest of the six outlines of that colour and place: the square round the object in 16 x 16 cells
- *   position  the third of the picture that holds the middle of the object's box
- *   size      the longer side of the box against a threshold of the kind */
+ *   place       nearest of six pairs of colours: means of the top and the bottom 12 rows
+ *   object      the largest connected piece of pixels whose colour the empty place never shows
+ *   colour      nearest of seven to the median of the object's middle
+ *   kind, size  nearest of the twelve outlines of that colour and place
+ *   position    the third of the picture that holds the middle of the object's box */
 #ifndef KLEIN_TEST_JUDGE_H
 #define KLEIN_TEST_JUDGE_H
 
