@@ -93,7 +93,7 @@ def main():
             count(f"{name}: {k}", totals[k], n)
         count(f"{name}: colour, kind, place and position", whole, n)
         for k, v in sorted(names.items()):
-            count(f"{name}: {k}", sum(v), len(v))
+            count(f"{name} of {k}: all four", sum(v), len(v))
 
     run("text", [t for t, _ in texts], [e for _, e in texts])
     run("edit", [t for _, t, _, _ in edits], [e for *_, e in edits], [latents[[r for _, _, r, _ in edits]]], [n for n, *_ in edits])
