@@ -21,9 +21,9 @@ import world
 from optimizer import Both
 
 STATE = common.STATE / "flow.pt"
-# Each worker's step is one batch of one kind: texts only at first, then this cycle. With two workers one does texts, the other edits and pairs in turn.
+# Each worker's step is one batch of one kind: texts only at first, then this cycle. With two workers one does texts and pairs in turn, the other edits.
 BATCH = dict(text=10, edit=7, pair=5)
-CYCLE, TEXTS_UNTIL = ("text", "edit", "text", "pair"), 0.3
+CYCLE, TEXTS_UNTIL = ("text", "edit", "pair", "edit"), 0.3
 AT_SIGMAS = 0.8  # fraction of times that are one of the sampler's
 
 
