@@ -1,23 +1,25 @@
 /* ops.h: the op interface, THE seam between the model and the machine.
  *
- * The model (engine/) is written once against this list; a backend is one table of these functions. What an
- * op means is kernels/ref/: plain C with f64 sums, the specification that every backend is compared with.
+ * The model (engine/) is written once against this list; a backend is one table of these functions. What
+ * an op means is kernels/ref/: plain C with f64 sums, the specification that every backend is compared
+ * with.
  *
  * Rules for all ops
- *  - Arguments are one struct per op, by pointer, valid during the call. Tensors are views in the device's
- * memory.
- *  - "act" is F32 or BF16: the dtype of activations; all act tensors of one call have the same. Weights may
- * be F32, BF16 or F16, whatever the file holds. Norm weights, biases likewise. f32 means exactly F32.
+ *  - Arguments are one struct per op, by pointer, valid during the call. Tensors are views in the
+ *    device's memory.
+ *  - "act" is F32 or BF16: the dtype of activations; all act tensors of one call have the same. Weights
+ *    may be F32, BF16 or F16, whatever the file holds; norm weights and biases likewise. f32 means
+ *    exactly F32.
  *  - Arithmetic: products are of the act-rounded operands (a BF16 run rounds weights to BF16), sums and
- * everything between load and store are f32 or better; ONE rounding to act at the store, unless the entry
- * says otherwise.
+ *    everything between load and store are f32 or better; ONE rounding to act at the store, unless the
+ *    entry says otherwise.
  *  - Outputs never overlap inputs unless the entry allows it.
  *  - Sizes are checked once for all backends in ops.c (ops_check_*), which also states each op's cost; a
- * backend may assume them.
+ *    backend may assume them.
  *  - Return KLEIN_OK, or KLEIN_E_UNSUPPORTED / KLEIN_E_NO_MEMORY / ... with a message in err.
  *  - Deterministic: the same operands give the same bytes, whatever the number of threads.
- * Sources: "model N" is section N of the model description (ARCHITECTURE.md says where the facts come from).
- */
+ * Sources: "model N" is section N of the model description (ARCHITECTURE.md says where the facts come
+ * from). Lines here stay under 105 columns, so that the formatter leaves the layout alone. */
 #ifndef KLEIN_OPS_H
 #define KLEIN_OPS_H
 
@@ -26,23 +28,23 @@
 
 struct device;
 
-/* y[i, :] = table[ids[i], :].                                                                      source:
- * Qwen3 embedding table [vocab, d] weight dtype; ids [1, n] I32, 0 <= id < vocab (checked where ids are
- * made); y [n, d] act. */
+/* y[i, :] = table[ids[i], :].                                                  source: Qwen3 embedding
+ * table [vocab, d] weight dtype; ids [1, n] I32, 0 <= id < vocab (checked where ids are made);
+ * y [n, d] act. */
 struct embed_args {
     struct tensor y, table, ids;
 };
 
-/* y = x / sqrt(mean(x^2) + eps) * w, per row.                                                       source:
- * Qwen3 RMSNorm x, y [n, d] act; w [1, d]. y may be x. */
+/* y = x / sqrt(mean(x^2) + eps) * w, per row.                                   source: Qwen3 RMSNorm
+ * x, y [n, d] act; w [1, d]. y may be x. */
 struct rmsnorm_args {
     struct tensor y, x, w;
     float eps;
 };
 
-/* y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift, per row, no affine weights.               source:
- * model 3.4 x, y [n, d] act; shift, scale [1, d] f32. Rows < split use [0], the others [1]; split = 0: all
- * rows use [0]. y may be x. */
+/* y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift, per row, no affine weights. source: model 3.4
+ * x, y [n, d] act; shift, scale [1, d] f32. Rows < split use [0], the others [1]; split = 0: all rows use
+ * [0]. y may be x. */
 struct adaln_args {
     struct tensor y, x;
     struct tensor shift[2], scale[2];
@@ -52,15 +54,20 @@ struct adaln_args {
 
 /* y = epilogue(x W^T + bias): every matrix product of the model.
  *
- * x [m, k] act or f32 (an f32 x in a BF16 run is rounded first). Rows < split use group [0], the others group
- * [1] (text and image streams of a double block); split = 0: all rows use group [0]. LINEAR_PLAIN     y [m,
- * n] act or f32 LINEAR_SILU      y = silu(.) LINEAR_RESIDUAL  y = residual + gate * (.); gate [1, n] f32 or
- * absent (= 1). y may be residual. LINEAR_SWIGLU    W is [2f, k] = gate rows then up rows; y [m, f] =
- * silu(gate) * up LINEAR_QKV       W is [(heads + 2 kv_heads) * head_dim (+ 2f), k]: rows q | k | v (| gate |
- * up). q and k: y = RMS over head_dim (eps) * q_norm / k_norm, then RoPE; v as is. q [m, heads * hd], k, v
- * [m, kv_heads * hd] act. If mlp.ptr: mlp [m, f] = SwiGLU of the last 2f rows (the single-stream block's
- * fused first linear, model 3.5). RoPE pairs       ROPE_INTERLEAVED (2j, 2j+1) or ROPE_HALF (j, j + hd/2);
- * angle tables cos, sin [m, hd/2] f32. Rounding: f32 from the accumulator to the stored value. */
+ * x [m, k] act or f32 (an f32 x in a BF16 run is rounded first; the call's act is BF16 if x or an output
+ * is, else F32). Rows < split use group [0], the others group [1] (text and image streams of a double
+ * block); split = 0: all rows use group [0].
+ *   LINEAR_PLAIN     y [m, n] act or f32
+ *   LINEAR_SILU      y = silu(.)
+ *   LINEAR_RESIDUAL  y = residual + gate * (.); gate [1, n] f32 or absent (= 1). y may be residual.
+ *   LINEAR_SWIGLU    W is [2f, k] = gate rows then up rows; y [m, f] = silu(gate) * up
+ *   LINEAR_QKV       W is [(heads + 2 kv_heads) * head_dim (+ 2f), k]: rows q | k | v (| gate | up).
+ *                    q and k: y = RMS over head_dim (eps) * q_norm / k_norm, then RoPE; v as is.
+ *                    q [m, heads * hd], k, v [m, kv_heads * hd] act. If mlp.ptr: mlp [m, f] = SwiGLU of
+ *                    the last 2f rows (the single-stream block's fused first linear, model 3.5).
+ *   RoPE pairs       ROPE_INTERLEAVED (2j, 2j+1) or ROPE_HALF (j, j + hd/2); angle tables cos, sin
+ *                    [m, hd/2] f32.
+ * Rounding: f32 from the accumulator to the stored value. */
 enum linear_epilogue { LINEAR_PLAIN, LINEAR_SILU, LINEAR_RESIDUAL, LINEAR_SWIGLU, LINEAR_QKV };
 enum rope_pairs { ROPE_INTERLEAVED, ROPE_HALF };
 struct linear_group {
@@ -83,11 +90,12 @@ struct linear_args {
     } qkv;
 };
 
-/* o = softmax(scale * q k^T + mask) v per head; head h reads kv head h / (heads / kv_heads).        source:
- * model 3.4, 4.3, 5 q, o [nq, heads * hd], k, v [nk, kv_heads * hd] act. key_len: only keys < key_len exist
- * (0: all nk). causal: query i sees keys <= i (then nq == nk); with key_len a query i >= key_len sees keys <
- * key_len. Scores and softmax are f32 and are never stored whole (memory is O(nq * hd), not O(nq * nk));
- * probabilities may be rounded to act before the second product. o may not overlap. */
+/* o = softmax(scale * q k^T + mask) v per head; head h reads kv head h / (heads / kv_heads).
+ * q, o [nq, heads * hd], k, v [nk, kv_heads * hd] act; scale > 0.             source: model 3.4, 4.3, 5
+ * key_len: only keys < key_len exist (0: all nk). causal: query i sees keys <= i (then nq == nk); with
+ * key_len a query i >= key_len sees keys < key_len. Scores and softmax are f32 and are never stored whole
+ * (memory is O(nq * hd), not O(nq * nk)); probabilities may be rounded to act before the second product.
+ * o may not overlap. */
 struct attention_args {
     struct tensor o, q, k, v;
     int heads, kv_heads, head_dim, key_len;
@@ -95,19 +103,22 @@ struct attention_args {
     float scale;
 };
 
-/* y[s, :] = [cos(a_0..a_half-1), sin(a_0..)], a_k = t_s * 1000 * exp(-ln(10000) k / half).          source:
- * model 3.1 t [1, steps] f32, y [steps, 2 half] f32. */
+/* y[s, :] = [cos(a_0..a_half-1), sin(a_0..)], a_k = t_s * 1000 * exp(-ln(10000) k / half).
+ * t [1, steps] f32, y [steps, 2 half] f32.                                          source: model 3.1 */
 struct timestep_args {
     struct tensor y, t;
 };
 
-/* Two-dimensional convolution, NHWC, with what surrounds it in the VAE.                             source:
- * model 5 x [h * w, cin] act; w [cout, cin * ksize * ksize] (OIHW as in the files); bias [1, cout]; y [oh *
- * ow, cout] act. ksize 1 or 3; ksize 3 pads by zeros.  stride 1: 1 on every side, oh = h.  stride 2: right
- * and bottom only, oh = h / 2. upsample: x is first enlarged 2x by nearest neighbour (h, w are those of x; oh
- * = 2 h). Stride 1 then. norm.stats present: x is replaced by silu(groupnorm(x)) on the way in (zeros of the
- * padding stay zero); stats from gn_stats. residual present: y = conv + bias + residual; residual [oh * ow,
- * cout] act, may be y. Memory beyond the operands is bounded (a band of rows), whatever the image size. */
+/* Two-dimensional convolution, NHWC, with what surrounds it in the VAE.               source: model 5
+ * x [h * w, cin] act; w [cout, cin * ksize * ksize] (OIHW as in the files); bias [1, cout];
+ * y [oh * ow, cout] act.
+ *   ksize 1 or 3; ksize 3 pads by zeros. stride 1: 1 on every side, oh = h.
+ *   stride 2: right and bottom only, oh = h / 2.
+ *   upsample: x is first enlarged 2x by nearest neighbour (h, w are those of x; oh = 2 h). Stride 1 then.
+ *   norm.stats present: x is replaced by silu(groupnorm(x)) on the way in (zeros of the padding stay
+ *   zero); stats from gn_stats.
+ *   residual present: y = conv + bias + residual; residual [oh * ow, cout] act, may be y.
+ * Memory beyond the operands is bounded (tiles), whatever the image size. */
 struct group_norm {
     struct tensor stats;       /* [groups, 2] f32: mean, 1 / sqrt(var + eps) */
     struct tensor gamma, beta; /* [1, c] */
@@ -133,25 +144,26 @@ struct gn_apply_args {
     int silu;
 };
 
-/* Latent image to tokens and back (2 x 2 pixels of c channels <-> one token of 4 c; token channel = c * 4 +
- * dy * 2 + dx). patchify:   y[token, :] = (P(x) - mean) / sqrt(var + eps)     x [h * w, c] act, y [(h/2) *
- * (w/2), 4 c] f32 unpatchify: y = P^-1(x * sqrt(var + eps) + mean)              x [(h/2) * (w/2), 4 c] f32, y
- * [h * w, c] act mean, var [1, 4 c]; h, w of the pixel side, even. source: model 5, 7.1 */
+/* Latent image to tokens and back (2 x 2 pixels of c channels <-> one token of 4 c; token channel =
+ * c * 4 + dy * 2 + dx).                                                           source: model 5, 7.1
+ *   patchify:   y[token, :] = (P(x) - mean) / sqrt(var + eps)
+ *               x [h * w, c] act, y [(h/2) * (w/2), 4 c] f32
+ *   unpatchify: y = P^-1(x * sqrt(var + eps) + mean)
+ *               x [(h/2) * (w/2), 4 c] f32, y [h * w, c] act
+ * mean, var [1, 4 c]; h, w of the pixel side, even. */
 struct patch_args {
     struct tensor y, x, mean, var;
     int h, w;
     float eps;
 };
 
-/* y = x + dt * v, all f32 [n, c]; y may be x.                                                        source:
- * model 6 */
+/* y = x + dt * v, all f32 [n, c]; y may be x.                                        source: model 6 */
 struct euler_args {
     struct tensor y, x, v;
     float dt;
 };
 
-/* y = u + guidance * (c - u), all f32 [n, c]; y may be u or c.                                       source:
- * model 6.2 */
+/* y = u + guidance * (c - u), all f32 [n, c]; y may be u or c.                     source: model 6.2 */
 struct cfg_args {
     struct tensor y, cond, uncond;
     float guidance;
@@ -162,8 +174,8 @@ struct copy_args {
     struct tensor y, x;
 };
 
-/* y u8 [pixels, 3] = round_half_even(255 * clamp(x / 2 + 1/2, 0, 1)); x act or f32. NaN gives 0.     source:
- * model 6.4 */
+/* y u8 [pixels, 3] = round_half_even(255 * clamp(x / 2 + 1/2, 0, 1)); x act or f32. NaN gives 0.
+ *                                                                                  source: model 6.4 */
 struct to_u8_args {
     struct tensor y, x;
 };
@@ -208,8 +220,8 @@ struct op_table {
 #undef X
 };
 
-/* What one call costs: 2 FLOP per multiply-add of matrix products, convolutions and attention (counted in
- * full; causal and key_len counted as computed), elementwise work ignored; bytes = operands read once +
+/* What one call costs: 2 FLOP per multiply-add of matrix products, convolutions and attention (the full
+ * square, whatever causal and key_len leave out), elementwise work ignored; bytes = operands read once +
  * results written once. Also the shape as text ("768x3072 @ 9216") for tables and messages. */
 struct op_cost {
     double flops, bytes;

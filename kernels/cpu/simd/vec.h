@@ -80,6 +80,13 @@ static inline vf vget(const void *row, enum dtype t, int c, int n)
 {
     if (c + VL <= n && t == DT_F32) return vload_f32((const float *)row + c);
     if (c + VL <= n && t == DT_BF16) return vload_bf16((const bf16 *)row + c);
+#if defined(__AVX512F__)
+    if (c + VL <= n && t == DT_F16)
+        return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)((const uint16_t *)row + c)));
+#elif defined(__F16C__)
+    if (c + VL <= n && t == DT_F16)
+        return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)((const uint16_t *)row + c)));
+#endif
     float f[VL] = {0};
     for (int i = 0; i < VL && c + i < n; i++) f[i] = f32_load(row, t, (size_t)(c + i));
     return vload_f32(f);
