@@ -3,6 +3,8 @@
 
 #include <stdbool.h>
 
+enum { SEEDS = 4 };
+
 static const enum softgpu_async modes[] = {SOFTGPU_LATE, SOFTGPU_RANDOM, SOFTGPU_NOW};
 
 /* Runs bugs_sm80's `kernel`; the message of its failure, "" if it did not fail. */
@@ -47,7 +49,7 @@ static bool says(const char *message, const char *texts)
 
 static void expect_sm80(const char *kernel, enum bug_sm80 bug, const char *text)
 {
-    for (uint64_t seed = 0; seed < 4; seed++)
+    for (uint64_t seed = 0; seed < SEEDS; seed++)
         for (int mode = 0; mode < 3; mode++) {
             const char *message = run_bug_sm80(kernel, bug, seed, modes[mode]);
             cr_assert(says(message, text), "seed %d mode %d: \"%s\", expected \"%s\"", (int)seed, mode,
@@ -188,7 +190,7 @@ static const char *run_bug_sm90(enum bug_sm90 bug, uint64_t seed, enum softgpu_a
 
 static void expect_sm90(enum bug_sm90 bug, const char *text)
 {
-    for (uint64_t seed = 0; seed < 4; seed++)
+    for (uint64_t seed = 0; seed < SEEDS; seed++)
         for (int mode = 0; mode < 3; mode++) {
             const char *message = run_bug_sm90(bug, seed, modes[mode]);
             cr_assert(says(message, text), "seed %d mode %d: \"%s\", expected \"%s\"", (int)seed, mode,

@@ -3,8 +3,6 @@
 #include "soft.h"
 #include "tensor_map.h"
 
-#include <stdlib.h>
-
 /* ---- cp.async (9.7.9.25.3) ----------------------------------------------------------------------------------------- */
 
 static void land_copy(struct thread *t, struct copy16 *c)
@@ -153,11 +151,9 @@ static struct flight *flight_new(struct thread *t, const void *map, uint32_t add
     uint64_t extent = m->stride[0] * m->dim[0];
     for (int d = 1; d < m->rank; d++) extent += m->stride[d] * (m->dim[d] - 1);
     check_global(t, (const void *)m->base, extent, 16, shared == SOFT_WRITE ? SOFT_READ : SOFT_WRITE);
-    if (b->flight_count == b->flight_size) {
-        b->flight_size = b->flight_size ? 2 * b->flight_size : 32;
-        b->flights = (struct flight *)realloc(b->flights, sizeof *b->flights * (size_t)b->flight_size);
-        if (!b->flights) abort();
-    }
+    if (b->flight_count == FLIGHTS_MAX)
+        fault(t, CUDA_ERROR_NOT_SUPPORTED, "more than %d tensor copies of a block are under way",
+              FLIGHTS_MAX);
     struct flight *f = &b->flights[b->flight_count++];
     memset(f, 0, sizeof *f);
     f->map = map;

@@ -2,7 +2,7 @@
  * a log, and when the warp meets, entries of the same source line at the head of the logs are taken as one instruction. */
 #include "soft.h"
 
-#include <stdlib.h>
+#include <sys/mman.h>
 
 struct access {
     uint64_t address;
@@ -17,9 +17,14 @@ static pthread_mutex_t totals_lock = PTHREAD_MUTEX_INITIALIZER;
 void count_access(struct thread *t, uint64_t address, int bytes, bool global, soft_access access)
 {
     if (t->log_end == t->log_size) {
-        t->log_size = t->log_size ? 2 * t->log_size : 64;
-        t->log = (struct access *)realloc(t->log, sizeof *t->log * t->log_size);
-        if (!t->log) abort();
+        uint32_t larger = t->log_size ? 2 * t->log_size : 256;
+        void *log =
+            t->log ? mremap(t->log, sizeof *t->log * t->log_size, sizeof *t->log * larger, MREMAP_MAYMOVE)
+                   : mmap(NULL, sizeof *t->log * larger, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                          -1, 0);
+        if (log == MAP_FAILED) fault(t, CUDA_ERROR_OUT_OF_MEMORY, "no host memory to count accesses");
+        t->log = (struct access *)log;
+        t->log_size = larger;
     }
     t->log[t->log_end++] = {address, t->site.line, (int16_t)bytes, global};
 }

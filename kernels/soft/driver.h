@@ -76,12 +76,14 @@ struct CUstream_st {
 };
 
 struct CUevent_st {
+    struct CUevent_st *next;
     int device;
     unsigned flags;
     uint64_t recorded, done;    /* tickets */
     struct CUstream_st *stream; /* where it was recorded last */
     double time;
-    struct CUgraph_st *captured; /* recorded during this capture */
+    struct CUgraph_st *captured; /* recorded during this capture, which goes on */
+    bool capture_ended;          /* recorded last in a capture that has ended */
     int *tips, tip_count;
 };
 
@@ -92,8 +94,6 @@ struct CUgraphNode_st {
 struct CUgraph_st {
     struct task *nodes; /* array */
     int count, size;
-    pthread_t thread; /* who captures */
-    bool finished;
 };
 
 struct CUgraphExec_st {
@@ -103,6 +103,7 @@ struct CUgraphExec_st {
 
 extern pthread_mutex_t soft_lock;
 extern struct CUstream_st *soft_streams;
+extern struct CUevent_st *soft_events;
 
 void forget_report(void); /* of a refused call; that of a fault stays */
 struct guard {            /* every entry that touches the objects */

@@ -42,7 +42,6 @@ ENTRY cuStreamBeginCapture_v2(CUstream s, CUstreamCaptureMode mode)
         return refuse(CUDA_ERROR_NOT_SUPPORTED, "the soft GPU captures in thread-local mode only");
     s->capturing = (struct CUgraph_st *)calloc(1, sizeof *s->capturing);
     if (!s->capturing) return CUDA_ERROR_OUT_OF_MEMORY;
-    s->capturing->thread = pthread_self();
     s->capture_origin = true;
     s->capture_broken = false;
     s->tip_count = 0;
@@ -75,7 +74,11 @@ ENTRY cuStreamEndCapture(CUstream s, CUgraph *out)
             r = refuse(CUDA_ERROR_STREAM_CAPTURE_UNJOINED,
                        "work forked to another stream was not joined to the capture");
     free(seen);
-    g->finished = true;
+    for (struct CUevent_st *e = soft_events; e; e = e->next)
+        if (e->captured == g) {
+            e->captured = NULL;
+            e->capture_ended = true;
+        }
     for (struct CUstream_st *i = soft_streams; i; i = i->next)
         if (i->capturing == g) {
             i->capturing = NULL;
@@ -83,7 +86,12 @@ ENTRY cuStreamEndCapture(CUstream s, CUgraph *out)
             i->tip_count = 0;
         }
     origin = NULL;
-    if (r == CUDA_SUCCESS) *out = g; /* a refused capture is leaked: events may name it */
+    if (r == CUDA_SUCCESS) {
+        *out = g;
+    } else {
+        graph_clear(g);
+        free(g);
+    }
     return r;
 }
 
@@ -119,7 +127,7 @@ static bool copy_node(struct task *to, const struct task *from)
     }
     to->needs = (int *)malloc(sizeof(int) * (size_t)(from->need_count + 1));
     if (!to->needs) return false;
-    memcpy(to->needs, from->needs, sizeof(int) * (size_t)from->need_count);
+    for (int i = 0; i < from->need_count; i++) to->needs[i] = from->needs[i];
     return true;
 }
 

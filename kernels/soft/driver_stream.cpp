@@ -6,6 +6,7 @@
 #include <time.h>
 
 struct CUstream_st *soft_streams;
+struct CUevent_st *soft_events;
 
 double now_milliseconds(void)
 {
@@ -271,6 +272,8 @@ ENTRY cuEventCreate(CUevent *out, unsigned flags)
     if (!e) return CUDA_ERROR_OUT_OF_MEMORY;
     e->device = c->device;
     e->flags = flags;
+    e->next = soft_events;
+    soft_events = e;
     *out = e;
     return CUDA_SUCCESS;
 }
@@ -280,6 +283,10 @@ ENTRY cuEventDestroy_v2(CUevent e)
     guard g;
     if (!e) return CUDA_ERROR_INVALID_HANDLE;
     for (int d = 0; d < soft_config.devices; d++) streams_drain(d); /* nobody may still name it */
+    struct CUevent_st **p = &soft_events;
+    while (*p && *p != e) p = &(*p)->next;
+    if (!*p) return CUDA_ERROR_INVALID_HANDLE;
+    *p = e->next;
     free(e->tips);
     free(e);
     return CUDA_SUCCESS;
@@ -296,12 +303,14 @@ ENTRY cuEventRecord(CUevent e, CUstream s)
                       e->device, s->device);
     if (s->capturing) {
         e->captured = s->capturing;
+        e->capture_ended = false;
         e->tip_count = 0;
         for (int i = 0; i < s->tip_count; i++)
             if (!add_need(&e->tips, &e->tip_count, s->tips[i])) return CUDA_ERROR_OUT_OF_MEMORY;
         return CUDA_SUCCESS;
     }
     e->captured = NULL;
+    e->capture_ended = false;
     e->stream = s;
     struct task t = {};
     t.work = WORK_RECORD;
@@ -316,10 +325,10 @@ ENTRY cuStreamWaitEvent(CUstream s, CUevent e, unsigned flags)
     struct CUctx_st *c;
     CUresult r = enter_stream(&c, s);
     if (r != CUDA_SUCCESS) return r;
+    if (e->capture_ended)
+        return refuse(CUDA_ERROR_CAPTURED_EVENT, "the event was recorded in a capture that has ended");
     if (e->captured && (!s->capturing ||
                         s->capturing == e->captured)) { /* the stream joins the capture, or waits inside it */
-        if (e->captured->finished)
-            return refuse(CUDA_ERROR_CAPTURED_EVENT, "the event was recorded in a capture that has ended");
         s->capturing = e->captured;
         for (int i = 0; i < e->tip_count; i++)
             if (!add_need(&s->tips, &s->tip_count, e->tips[i])) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -354,7 +363,7 @@ ENTRY cuEventQuery(CUevent e)
     struct CUctx_st *c;
     CUresult r = current(&c);
     if (r != CUDA_SUCCESS) return r;
-    if (e->captured) return CUDA_ERROR_CAPTURED_EVENT;
+    if (e->captured || e->capture_ended) return CUDA_ERROR_CAPTURED_EVENT;
     if (e->done < e->recorded) r = stream_step(e->stream);
     return r == CUDA_SUCCESS && e->done < e->recorded ? CUDA_ERROR_NOT_READY : r;
 }

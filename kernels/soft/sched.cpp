@@ -12,11 +12,19 @@
 #if !defined(__x86_64__)
 #error "the soft GPU switches fibers in assembly, which exists for x86-64 only (fiber_x86_64.S)"
 #endif
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
 enum { STACK = 260 * 1024 };
 #else
-#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(address, size)          ((void)(address), (void)(size))
+#define __sanitizer_start_switch_fiber(save, bottom, size)  ((void)(save), (void)(bottom), (void)(size))
+#define __sanitizer_finish_switch_fiber(save, bottom, size) ((void)(save))
 enum { STACK = 68 * 1024 };
 #endif
 enum { THREADS_MAX = WARPS_MAX * LANES, PAGE = 4096 };
@@ -71,13 +79,22 @@ static struct thread *pick(struct block *b)
     return pick_ready(b);
 }
 
+/* Leaves the running fiber for `to`, or for the host thread's own stack (NULL). */
+static void leave(struct block *b, void **save, struct thread *to)
+{
+    void *fake = NULL;
+    const void *bottom = to ? b->slot->stacks + (size_t)to->id * STACK + PAGE : b->main_bottom;
+    soft_here = to ? &to->position : NULL;
+    __sanitizer_start_switch_fiber(&fake, bottom, to ? STACK - PAGE : b->main_size);
+    fiber_switch(save, to ? to->sp : b->main_sp);
+    __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+}
+
 static void go_on(struct thread *from)
 {
     struct block *b = from->block;
     struct thread *next = pick(b);
-    if (next == from) return;
-    soft_here = next ? &next->position : NULL;
-    fiber_switch(&from->sp, next ? next->sp : b->main_sp);
+    if (next != from) leave(b, &from->sp, next);
 }
 
 void wake(struct block *b, int warp, uint32_t lanes)
@@ -206,8 +223,7 @@ void fault(struct thread *t, CUresult code, const char *format, ...)
     va_start(ap, format);
     report(t->block, t, code, format, ap);
     va_end(ap);
-    soft_here = NULL;
-    fiber_switch(&t->sp, t->block->main_sp); /* never resumed */
+    leave(t->block, &t->sp, NULL); /* never resumed */
     __builtin_unreachable();
 }
 
@@ -301,6 +317,7 @@ struct slot *slot_new(void)
 
 static void thread_main(void)
 {
+    __sanitizer_finish_switch_fiber(NULL, NULL, NULL);
     struct thread *t = self_thread();
     struct block *b = t->block;
     b->grid->kernel->enter(b->grid->args);
@@ -327,12 +344,8 @@ struct block *block_start(struct slot *s, struct grid *g, uint64_t index)
 {
     struct block *b = s->block;
     bool abandoned = b->outcome != BLOCK_DONE;
-    struct flight *flights = b->flights;
-    int flight_size = b->flight_size;
     memset(b, 0, sizeof *b);
     b->slot = s;
-    b->flights = flights;
-    b->flight_size = flight_size;
     b->grid = g;
     b->threads = b->live = (int)g->threads;
     b->warps_used = b->threads / LANES;
@@ -362,7 +375,9 @@ struct block *block_start(struct slot *s, struct grid *g, uint64_t index)
         t->lane = i % LANES;
         t->copies = s->copies + (size_t)i * COPIES_MAX;
         char *stack = s->stacks + (size_t)i * STACK;
-        if (abandoned) ASAN_UNPOISON_MEMORY_REGION(stack + PAGE, STACK - PAGE);
+        size_t dirty =
+            abandoned ? STACK - PAGE : 2 * PAGE; /* what the last fiber, which never returned, had poisoned */
+        ASAN_UNPOISON_MEMORY_REGION(stack + STACK - dirty, dirty);
         /* thread_main starts with the stack pointer here, 8 modulo 16. The lanes of a warp run in lockstep: STACK is no power of
          * two and they start at different places in a page, so that their variables do not compete for the same cache lines. */
         void **top = (void **)(stack + STACK - t->lane * 128) - 1;
@@ -387,8 +402,13 @@ enum outcome block_run(struct block *b)
     b->outcome = BLOCK_STALLED;
     struct thread *t = pick_ready(b);
     if (t) {
-        soft_here = &t->position;
-        fiber_switch(&b->main_sp, t->sp);
+#if defined(__SANITIZE_ADDRESS__)
+        pthread_attr_t attributes;
+        pthread_getattr_np(pthread_self(), &attributes);
+        pthread_attr_getstack(&attributes, &b->main_bottom, &b->main_size);
+        pthread_attr_destroy(&attributes);
+#endif
+        leave(b, &b->main_sp, t);
     }
     if (b->outcome == BLOCK_FAULT) return b->outcome;
     if (b->live) {

@@ -23,6 +23,7 @@ enum {
              MBARS_MAX,  /* who can write shared memory: a warp, or a copy that completes on an mbarrier */
     WINDOW = 256 * 1024, /* shared addresses are below this: wgmma descriptors hold 18 bits */
     WARPGROUP = 128,
+    FLIGHTS_MAX = 256,
 };
 
 struct grid;
@@ -140,7 +141,8 @@ struct block {
     struct warp warps[WARPS_MAX];
     uint32_t ready_warps;
     int last_warp;
-    void *main_sp;
+    void *main_sp, *main_bottom; /* the host thread's own stack; bottom and size for AddressSanitizer only */
+    size_t main_size;
     enum outcome outcome;
     uint64_t random;
 
@@ -149,8 +151,8 @@ struct block {
     struct barrier barriers[NAMED_BARRIERS];
     struct mbar mbars[MBARS_MAX];
     int mbar_count;
-    struct flight *flights; /* in order of issue */
-    int flight_count, flight_size;
+    struct flight flights[FLIGHTS_MAX]; /* in order of issue */
+    int flight_count;
     struct meeting groups[WARPS_MAX / 4];
     int free_registers;                     /* of the block's own: given up by setmaxnreg.dec */
     bool registers_reserved[WARPS_MAX / 4]; /* taken from them by a warpgroup that is still gathering */
