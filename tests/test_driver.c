@@ -134,7 +134,9 @@ Test(driver, scale_runs_by_name_on_every_chip)
         scale(g, y, x, 3);
         cr_assert(holds(g, y, 3), "%s", chips[i]);
         OK(gpu_registers(g, "scale_f32", &registers, &err));
-        cr_assert(registers > 0 && registers <= 255);
+        bool compiled = memcmp(kernel_modules[0].image, "klein soft", 10) !=
+                        0; /* then ptxas has said how many, else the bounds */
+        cr_assert(compiled ? registers > 0 && registers < 64 : registers == 255, "%d", registers);
         OK(gpu_occupancy(g,
                          &(struct launch){.kernel = "scale_f32", .threads = SCALE_THREADS, .shared = 40000},
                          &blocks, &err));

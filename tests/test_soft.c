@@ -1,6 +1,9 @@
 /* The soft GPU: it computes what the hardware is documented to compute, in every order, and it reports what is wrong. */
 #include "soft/fixture.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 /* Runs a product [m, n] = a b^T of device matrices. */
 typedef void gemm_fn(struct gpu *g, void *c, void *a, void *b, int m, int n, int k);
 
@@ -280,6 +283,44 @@ Test(soft, conversions)
         cr_assert(y[1][i] == (e | (e ^ 0x80) << 8), "e4m3 of %a: %04x, not %02x", x[i], y[1][i], e);
     }
     close_gpu(g);
+}
+
+/* A hash of the bytes of one product; each instruction set of the host in a process of its own. */
+static void check_isa(const char *isa, uint64_t *hash)
+{
+    enum { M = 192, WIDTH = 136, DEPTH = 200 };
+    static bf16 a[M * DEPTH], b[WIDTH * DEPTH], c[M * WIDTH];
+    setenv("KLEIN_SOFT_ISA", isa, 1);
+    for (int i = 0; i < M * DEPTH; i++) a[i] = bf16_from_f32(number((uint64_t)i));
+    for (int i = 0; i < WIDTH * DEPTH; i++) b[i] = bf16_from_f32(number((uint64_t)i + 777));
+    struct gpu *g = open_gpu("sm_80", 0, SOFTGPU_LATE);
+    void *dc;
+    OK(gpu_alloc(g, sizeof c, &dc, &err));
+    gemm_sm80_s2(g, dc, to_device(g, a, sizeof a), to_device(g, b, sizeof b), M, WIDTH, DEPTH);
+    OK(gpu_download(g, c, dc, sizeof c, &err));
+    *hash = fnv1a(c, sizeof c);
+    close_gpu(g);
+}
+
+Test(soft, every_instruction_set_gives_the_same_bits)
+{
+    static const char *const sets[] = {"avx512", "avx2", "base"};
+    uint64_t hashes[3];
+    for (int i = 0; i < 3; i++) {
+        int channel[2];
+        cr_assert(!pipe(channel));
+        pid_t child = fork();
+        if (!child) {
+            uint64_t hash = 0;
+            check_isa(sets[i], &hash);
+            _exit(write(channel[1], &hash, sizeof hash) != sizeof hash);
+        }
+        close(channel[1]);
+        cr_assert(read(channel[0], &hashes[i], sizeof hashes[i]) == sizeof hashes[i], "%s", sets[i]);
+        close(channel[0]);
+        waitpid(child, NULL, 0);
+    }
+    cr_assert(hashes[0] == hashes[1] && hashes[1] == hashes[2]);
 }
 
 /* ---- counters ---------------------------------------------------------------------------------------------------------- */

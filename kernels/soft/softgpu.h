@@ -9,6 +9,7 @@
  *   KLEIN_SOFT_MEMORY=1024     MiB per device; default: the chip's
  *   KLEIN_SOFT_RACES=0         no race check of shared memory (faster)
  *   KLEIN_SOFT_COUNT=1         count bank conflicts and global sectors too (slower)
+ *   KLEIN_SOFT_ISA=avx2        no wider instructions on the host than these (avx512, avx2, base)
  *   KLEIN_SOFT_FP8=truncate    FP8 sums keep 13 fraction bits and truncate, as measured on Hopper; default: f32 */
 #ifndef KLEIN_SOFTGPU_H
 #define KLEIN_SOFTGPU_H

@@ -7,6 +7,7 @@
 #include "soft.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #define ISA(isa)                                                                                             \
     void multiply_##isa(const struct fragment_rows *rows, int count, const float *b, int n, int k)
@@ -16,11 +17,16 @@ ISA(avx512);
 
 typedef void multiply_fn(const struct fragment_rows *, int, const float *, int, int);
 
+/* The widest that the processor has, or what KLEIN_SOFT_ISA names: all give the same bits. */
 static multiply_fn *choose(void)
 {
+    const char *wanted = getenv("KLEIN_SOFT_ISA");
+    auto take = [wanted](const char *isa) { return !wanted || !strcmp(wanted, isa); };
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return multiply_avx512;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? multiply_avx2 : multiply_base;
+    if (take("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        return multiply_avx512;
+    if (take("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return multiply_avx2;
+    return multiply_base;
 }
 
 /* The pessimistic model of an FP8 tensor core: the products of one instruction and the running sum are aligned to the largest of
