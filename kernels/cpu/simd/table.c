@@ -31,46 +31,39 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* CHAINS independent multiply-adds in registers, RUN times. The asm keeps the compiler from merging them, and is the
- * instruction that is meant. */
-enum { CHAINS = 12, RUN = 1000 };
+/* CHAINS independent multiply-adds in registers, RUN times. As asm, so that it is the instruction that is meant and the
+ * compiler does not merge them. */
+enum { CHAINS = 12, RUN = 100000 }; /* a run is much longer than reading the clock */
 
 #if defined(__FMA__)
-#define FMA "vfmadd231ps %1, %1, %0"
+#define FMA(i) "vfmadd231ps %12, %12, %" i "\n\t"
 #else
-#define FMA "mulps %1, %0\n\taddps %1, %0"
+#define FMA(i) "mulps %12, %" i "\n\taddps %12, %" i "\n\t"
 #endif
 #if defined(__AVX512F__)
-#define BF16 "vdpbf16ps %1, %1, %0"
+#define BF16(i) "vdpbf16ps %12, %12, %" i "\n\t"
 enum { BF16_FLOPS = 4 }; /* per lane */
 #else
-#define BF16 FMA
+#define BF16(i) FMA(i)
 enum { BF16_FLOPS = 2 };
 #endif
-#define CHAIN(instruction, i) __asm__ volatile(instruction : "+v"(acc##i) : "v"(factor));
-#define EACH(X, instruction)                                                                                 \
-    X(instruction, 0)                                                                                        \
-    X(instruction, 1)                                                                                        \
-    X(instruction, 2)                                                                                        \
-    X(instruction, 3)                                                                                        \
-    X(instruction, 4) X(instruction, 5) X(instruction, 6) X(instruction, 7) X(instruction, 8)                \
-        X(instruction, 9) X(instruction, 10) X(instruction, 11)
+#define ALL(X) X("0") X("1") X("2") X("3") X("4") X("5") X("6") X("7") X("8") X("9") X("10") X("11")
+#define ROUND(X)                                                                                             \
+    __asm__ volatile(ALL(X)                                                                                  \
+                     : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h), "+v"(i),      \
+                       "+v"(j), "+v"(k), "+v"(l)                                                             \
+                     : "v"(factor))
 
 double ISA(cpu_register_peak)(enum dtype type, double seconds)
 {
-    vf factor = vset(0.5f), acc0 = factor, acc1 = factor, acc2 = factor, acc3 = factor, acc4 = factor,
-       acc5 = factor, acc6 = factor, acc7 = factor, acc8 = factor, acc9 = factor, acc10 = factor,
-       acc11 = factor;
+    vf factor = vset(0.5f), a = factor, b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a,
+       l = a;
     double start = now(), spent, runs = 0;
     do {
         if (type == DT_BF16)
-            for (int i = 0; i < RUN; i++) {
-                EACH(CHAIN, BF16)
-            }
+            for (int n = 0; n < RUN; n++) ROUND(BF16);
         else
-            for (int i = 0; i < RUN; i++) {
-                EACH(CHAIN, FMA)
-            }
+            for (int n = 0; n < RUN; n++) ROUND(FMA);
         runs++;
         spent = now() - start;
     } while (spent < seconds);
