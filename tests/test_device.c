@@ -1,3 +1,4 @@
+#include "support/alloc.h"
 #include "support/op_cases.h"
 #include "support/support.h"
 
@@ -131,6 +132,39 @@ Test(device, peak)
     cr_expect(f32 > 1e9 && f32 < 1e13, "%g FLOP/s per thread", f32);
     cr_expect(bf16 > 0.5 * f32, "%g in bf16, %g in f32", bf16, f32);
     device_close(dev);
+}
+
+/* Opens `name`, runs the call on it, closes it. */
+static enum klein_status run_once(const char *name, struct op_call *call, struct klein_error *err)
+{
+    struct device *dev;
+    TRY(device_open(name, &(struct device_options){.threads = 1}, &dev, err));
+    call->dev = dev;
+    enum klein_status status = op_call_run(call, err);
+    device_close(dev);
+    return status;
+}
+
+Test(device, every_failing_allocation_is_an_error)
+{
+    struct klein_error err;
+    struct device *ref = open_device("ref", 1);
+    const char *const names[] = {"cpu", "ref", "null"};
+    static const struct {
+        enum op_id op;
+        const char *name;
+    } table[] = {{OP_linear, "f32 weight"},    {OP_linear, "qkv mlp"},     {OP_attention, "odd"},
+                 {OP_conv, "3x3 f16 weights"}, {OP_gn_stats, "one pixel"}, {OP_gn_apply, "one pixel"}};
+    for (size_t t = 0; t < sizeof table / sizeof table[0]; t++)
+        for (int i = 0; i < op_case_count; i++) {
+            if (op_cases[i].op != table[t].op || strcmp(op_cases[i].name, table[t].name)) continue;
+            struct op_call call;
+            op_call_make(&call, &op_cases[i], DT_BF16, DT_BF16, ref);
+            for (int d = 0; d < 3; d++) EACH_ALLOCATION_FAILS(run_once(names[d], &call, &err), );
+            call.dev = ref;
+            op_call_free(&call);
+        }
+    device_close(ref);
 }
 
 /* null */

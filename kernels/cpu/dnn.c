@@ -7,12 +7,12 @@
 #include <stdlib.h>
 
 /* KEPT: primitives per thread, a few times what one request needs; beyond that all are dropped and made anew. */
-enum { BUCKETS = 64, KEPT = 512, PAGE = 4096 };
+enum { BUCKETS = 64, KEPT = 512, PAGE = 4096, KEY = 10 };
 
 /* A prepared primitive and the layouts of its operands. */
 struct prepared {
     struct prepared *next;
-    int64_t key[12];
+    int64_t key[KEY];
     dnnl_primitive_t primitive;
     dnnl_primitive_desc_t desc;
     dnnl_memory_desc_t src, weights, dst, pad;
@@ -160,17 +160,16 @@ static dnnl_status_t make_conv(struct dnn *dnn, const struct dnn_conv *s, struct
 static dnnl_status_t prepare(struct dnn *dnn, struct worker *w, const struct dnn_matmul *m,
                              const struct dnn_conv *c, struct prepared **out)
 {
-    int64_t key[12] = {0};
+    int64_t key[KEY] = {c != NULL};
     if (m)
-        memcpy(
-            key,
-            (int64_t[]){1, m->m, m->n, m->k, m->lda, m->ldb, m->ldc, m->type, m->transposed, m->accumulate},
-            10 * sizeof *key);
-    else
-        memcpy(key, (int64_t[]){2, c->h, c->w, c->cin, c->cout, c->ksize, c->stride, c->type},
-               8 * sizeof *key);
+        memcpy(key + 1,
+               (int64_t[]){m->m, m->n, m->k, m->lda, m->ldb, m->ldc, m->type, m->transposed, m->accumulate},
+               9 * sizeof *key);
+    if (c)
+        memcpy(key + 1, (int64_t[]){c->h, c->w, c->cin, c->cout, c->ksize, c->stride, c->type},
+               7 * sizeof *key);
     uint64_t hash = 0;
-    for (int i = 0; i < 12; i++) hash = (hash ^ (uint64_t)key[i]) * 0x9e3779b97f4a7c15u;
+    for (int i = 0; i < KEY; i++) hash = (hash ^ (uint64_t)key[i]) * 0x9e3779b97f4a7c15u;
     struct prepared **bucket = &w->bucket[hash >> 58];
     for (struct prepared *p = *bucket; p; p = p->next)
         if (!memcmp(p->key, key, sizeof key)) {

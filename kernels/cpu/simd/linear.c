@@ -4,12 +4,13 @@
 
 #include <omp.h>
 
-/* A tile is at most TILE_M rows by TILE_N columns of the product (QKV: whole heads): its f32 accumulators stay in the second
- * cache until the epilogue has read them. */
+/* A tile is at most TILE_M rows by TILE_N columns of the product (QKV: whole heads, about TILE_HEAD): its f32
+ * accumulators stay in the second cache until the epilogue has read them. oneDNN reads the weights where they
+ * are mapped and rearranges them itself, which costs it 3 % with 512 rows and more with fewer. */
 enum { TILE_M = 512, TILE_N = 64, TILE_HEAD = 128, CHUNK = 4 * TILE_M };
 
-/* A run of weight rows that go to one output: tiles of `step` columns; `pair` is the row where the second half of a SwiGLU
- * begins, or 0. */
+/* A run of weight rows that go to one output, in tiles of `step` columns; `pair`: rows from a SwiGLU's gate to
+ * its up, or 0. */
 struct segment {
     enum { TO_Y, TO_SWIGLU, TO_ROTATED, TO_PLAIN } kind;
     int first, count, step, pair;
@@ -198,25 +199,24 @@ static enum klein_status tile(const struct plan *p, struct cpu_device *cpu, stru
 static enum klein_status rows(const struct plan *p, struct cpu_device *cpu, int from, int count,
                               char *converted, char *scratch, size_t per_thread)
 {
-    struct tensor x = tensor_rows(p->a->x, from, count);
-    int convert = x.dtype != p->type, k = x.cols, tiles = ceil_div(count, TILE_M),
-        height = ceil_div(count, tiles);
+    struct tensor given = tensor_rows(p->a->x, from, count), x = given;
+    if (given.dtype != p->type) x = tensor_of(converted, p->type, count, given.cols);
+    int tiles = ceil_div(count, TILE_M), height = ceil_div(count, tiles);
     enum klein_status status = KLEIN_OK;
 #pragma omp parallel num_threads(cpu->base.threads)
     {
         dnn_enter();
         float *acc = (float *)(scratch + (size_t)omp_get_thread_num() * per_thread);
         char *panel = (char *)acc + aligned((size_t)TILE_M * (size_t)p->widest * sizeof *acc);
-        struct tensor rounded = tensor_of(converted, p->type, count, k);
-        if (convert) {
+        if (x.ptr != given.ptr) {
 #pragma omp for
             for (int i = 0; i < count; i++)
-                ISA(convert)(row_of(rounded, i), p->type, row_of(x, i), x.dtype, k);
+                ISA(convert)(row_of(x, i), x.dtype, row_of(given, i), given.dtype, x.cols);
         }
 #pragma omp for schedule(dynamic, 1)
         for (int t = 0; t < tiles * p->jobs; t++) {
             int first = t / p->jobs * height;
-            struct tensor part = tensor_rows(convert ? rounded : x, first, min_int(height, count - first));
+            struct tensor part = tensor_rows(x, first, min_int(height, count - first));
             enum klein_status s = tile(p, cpu, part, from + first, t % p->jobs, acc, panel);
             if (s != KLEIN_OK) {
 #pragma omp atomic write
@@ -233,11 +233,10 @@ enum klein_status ISA(cpu_linear)(struct device *dev, const struct linear_args *
     struct plan p;
     make_plan(&p, cpu, a);
     int m = a->x.rows, k = a->x.cols;
-    size_t element = dtype_size(p.type), row = (size_t)k * element;
-    size_t panel =
-        a->group[0].w.part[0].dtype == p.type && (!a->split || a->group[1].w.part[0].dtype == p.type)
-            ? 0
-            : aligned((size_t)p.widest * row);
+    size_t row = (size_t)k * dtype_size(p.type),
+           panel = 0; /* panel: a tile's weights, where they need converting */
+    for (int g = 0; g < (a->split ? 2 : 1); g++)
+        if (a->group[g].w.part[0].dtype != p.type) panel = aligned((size_t)p.widest * row);
     size_t per_thread = aligned((size_t)TILE_M * (size_t)p.widest * sizeof(float)) + panel;
     size_t x_bytes = a->x.dtype == p.type ? 0 : aligned((size_t)min_int(m, CHUNK) * row);
     char *scratch;
