@@ -357,7 +357,7 @@ DEVICE void cp_async_wait(SITE_ONLY)
     PTX(asm volatile("cp.async.wait_group %0;" ::"n"(newest) : "memory"), soft_cp_async_wait(newest, site));
 }
 
-/* ---- matrices: the lane and register layouts are in ARCHITECTURE.md and in section 9.7.14.5 -------------------- */
+/* ---- matrices: which lane holds what is said in tile.h and section 9.7.14.5 ------------------------------------ */
 
 /* 9.7.14.5.15: four 8x8 matrices of 16-bit elements. Lanes 8j..8j+7 give the addresses of the rows (16 bytes) of matrix j;
  * r[j] of lane l is then row l/4, columns 2(l%4), 2(l%4)+1 of matrix j; with _trans rows and columns exchanged. */

@@ -54,7 +54,7 @@ void *soft_shared(uint32_t address, int bytes, soft_access access, soft_site sit
     enter(t, access == SOFT_WRITE ? "st.shared" : "ld.shared", site);
     void *p = checked_shared(t, address, (uint32_t)bytes, (uint32_t)bytes, access);
     if (soft_config.check_races) (access == SOFT_WRITE ? race_write : race_read)(t, address, bytes);
-    if (soft_config.count_accesses) count_access(t, address, bytes, false, access);
+    if (soft_config.count_accesses) count_access(t, address, bytes, false);
     return p;
 }
 
@@ -80,7 +80,7 @@ void soft_global(const void *p, int bytes, soft_access access, soft_site site)
     struct thread *t = self_thread();
     enter(t, access == SOFT_WRITE ? "st.global" : "ld.global", site);
     check_global(t, p, (uint64_t)bytes, (uint32_t)bytes, access);
-    if (soft_config.count_accesses) count_access(t, (uint64_t)(uintptr_t)p, bytes, true, access);
+    if (soft_config.count_accesses) count_access(t, (uint64_t)(uintptr_t)p, bytes, true);
 }
 
 /* ---- ldmatrix, stmatrix (9.7.14.5.15, .16) ---------------------------------------------------------------------- */

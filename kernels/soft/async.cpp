@@ -31,8 +31,8 @@ void soft_cp_async(uint32_t to, const void *from, int bytes, soft_site site)
         fault(t, CUDA_ERROR_LAUNCH_FAILED, "more than %d cp.async of one thread are under way", COPIES_MAX);
     if (soft_config.check_races) race_copy_issue(t, to);
     if (soft_config.count_accesses) {
-        count_access(t, to, 16, false, SOFT_WRITE);
-        if (bytes) count_access(t, (uint64_t)(uintptr_t)from, bytes, true, SOFT_READ);
+        count_access(t, to, 16, false);
+        if (bytes) count_access(t, (uint64_t)(uintptr_t)from, bytes, true);
     }
     b->counters.cp_async_bytes += 16;
     struct copy16 *c = &t->copies[t->copies_end++ % COPIES_MAX];
@@ -159,7 +159,6 @@ static struct flight *flight_new(struct thread *t, const void *map, uint32_t add
     f->map = map;
     f->address = address;
     f->bytes = bytes;
-    f->rank = rank;
     f->thread = t;
     f->site = site;
     memcpy(f->at, at, sizeof(int) * (size_t)rank);

@@ -14,7 +14,7 @@ struct access {
 static struct softgpu_counters totals;
 static pthread_mutex_t totals_lock = PTHREAD_MUTEX_INITIALIZER;
 
-void count_access(struct thread *t, uint64_t address, int bytes, bool global, soft_access access)
+void count_access(struct thread *t, uint64_t address, int bytes, bool global)
 {
     if (t->log_end == t->log_size) {
         uint32_t larger = t->log_size ? 2 * t->log_size : 256;

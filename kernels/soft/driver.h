@@ -36,7 +36,6 @@ struct CUfunc_st {
     struct CUmod_st *module;
     const struct soft_kernel *kernel;
     int registers, max_dynamic_shared;
-    bool registers_known; /* by ptxas; otherwise as many as the launch bounds leave */
 };
 
 /* What a stream or a graph executes. */
@@ -147,10 +146,8 @@ double now_milliseconds(void);
 
 /* images.cpp */
 struct image {
-    bool soft;          /* text, not a fatbin: names the builds only */
     char *builds;       /* "sm_80 sm_90a compute_80" */
     const uint8_t *elf; /* the cubin that the chip takes, inside the caller's image; NULL: PTX or soft */
-    size_t elf_size;
 };
 CUresult image_open(const void *data, const struct chip *chip, struct image **out);
 void image_close(struct image *i);

@@ -79,7 +79,6 @@ ENTRY cuModuleGetFunction(CUfunction *out, CUmodule m, const char *name)
     if (!f) return CUDA_ERROR_OUT_OF_MEMORY;
     f->module = m;
     f->kernel = k;
-    f->registers_known = registers > 0;
     f->registers = registers > 0 ? registers : registers_by_bounds(k);
     f->max_dynamic_shared = 48 * 1024;
     f->next = m->functions;

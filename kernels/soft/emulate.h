@@ -50,7 +50,7 @@ SOFT_API void *soft_shared(uint32_t address, int bytes, soft_access access, soft
 SOFT_API void soft_global(const void *p, int bytes, soft_access access, soft_site site);
 
 /* Threads of a block and of a warp. Barrier `id` of `threads` threads; `wait` = false is bar.arrive. */
-enum soft_shuffle { SOFT_SHFL_XOR, SOFT_SHFL_INDEX, SOFT_SHFL_DOWN, SOFT_SHFL_UP };
+enum soft_shuffle { SOFT_SHFL_XOR, SOFT_SHFL_INDEX };
 SOFT_API void soft_barrier(int id, int threads, bool wait, soft_site site);
 SOFT_API void soft_warp_sync(soft_site site);
 SOFT_API uint32_t soft_shfl(uint32_t value, soft_shuffle kind, int argument, soft_site site);

@@ -40,7 +40,6 @@ static int rank_build(const struct chip *chip, bool ptx, int arch, bool accelera
 
 static CUresult open_soft(const char *text, const struct chip *chip, struct image *i)
 {
-    i->soft = true;
     i->builds = strdup(text + sizeof soft_magic - 1);
     if (!i->builds) return CUDA_ERROR_OUT_OF_MEMORY;
     int best = 0;
@@ -70,7 +69,6 @@ static CUresult open_fatbin(const uint8_t *data, const struct chip *chip, struct
         if (rank > best) {
             best = rank;
             i->elf = ptx ? NULL : data + at + e.header_size;
-            i->elf_size = ptx ? 0 : e.size;
         }
         at += e.header_size + e.size;
         if (n > (int)sizeof builds - 32) break;

@@ -104,7 +104,7 @@ struct mbar {
 /* A tensor copy on its way. */
 struct flight {
     const void *map;
-    int at[5], rank;
+    int at[5];
     uint32_t address, bytes;
     struct mbar *bar; /* loads */
     uint32_t phase;
@@ -158,7 +158,7 @@ struct block {
     bool registers_reserved[WARPS_MAX / 4]; /* taken from them by a warpgroup that is still gathering */
     int64_t
         reads_pending; /* wgmma operands and tensor stores not yet read: only then writers look for overlaps */
-    bool grid_waited, launched_dependents;
+    bool grid_waited;
     struct softgpu_counters counters;
 };
 
@@ -249,7 +249,7 @@ void race_acquire(struct warp *w, const struct clock *seen, const struct clock *
 void race_fence_proxy(struct warp *w);
 
 /* counters.cpp */
-void count_access(struct thread *t, uint64_t address, int bytes, bool global, soft_access access);
+void count_access(struct thread *t, uint64_t address, int bytes, bool global);
 void count_flush(struct block *b, struct warp *w);
 void count_phases(struct block *b, const uint32_t *addresses, int lanes,
                   int bytes); /* shared accesses of one warp instruction */

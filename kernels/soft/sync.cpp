@@ -66,28 +66,14 @@ static void shuffle(struct warp *w, struct block *b, void **arguments)
 {
     struct shuffle **s = (struct shuffle **)arguments;
     for (int lane = 0; lane < LANES; lane++) {
-        int from = lane, a = s[lane]->argument;
-        switch (s[lane]->kind) {
-        case SOFT_SHFL_XOR:
-            from = lane ^ a;
-            break;
-        case SOFT_SHFL_INDEX:
-            from = a;
-            break;
-        case SOFT_SHFL_DOWN:
-            from = lane + a < LANES ? lane + a : lane;
-            break;
-        case SOFT_SHFL_UP:
-            from = lane >= a ? lane - a : lane;
-            break;
-        }
+        int from = s[lane]->kind == SOFT_SHFL_XOR ? lane ^ s[lane]->argument : s[lane]->argument;
         s[lane]->result = s[from & (LANES - 1)]->value;
     }
 }
 
 uint32_t soft_shfl(uint32_t value, soft_shuffle kind, int argument, soft_site site)
 {
-    static const char *const names[] = {"shfl.bfly", "shfl.idx", "shfl.down", "shfl.up"};
+    static const char *const names[] = {"shfl.bfly", "shfl.idx"};
     struct thread *t = self_thread();
     enter(t, names[kind], site);
     struct shuffle s = {value, 0, kind, argument};
@@ -300,7 +286,7 @@ void soft_grid_wait(soft_site site)
 
 void soft_grid_launch_dependents(void)
 {
-    self_thread()->block->launched_dependents = true;
+    /* nothing: dependents start before anything else anyway (run.cpp) */
 }
 
 /* ---- who waits where -------------------------------------------------------------------------------------------- */
