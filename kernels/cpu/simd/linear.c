@@ -7,7 +7,7 @@
 /* A tile is at most TILE_M rows by TILE_N columns of the product (QKV: whole heads, about TILE_HEAD): its f32
  * accumulators stay in the second cache until the epilogue has read them. oneDNN reads the weights where they
  * are mapped and rearranges them itself, which costs it 3 % with 512 rows and more with fewer. */
-enum { TILE_M = 512, TILE_N = 64, TILE_HEAD = 128, CHUNK = 4 * TILE_M };
+enum { TILE_M = 512, TILE_N = 64, TILE_HEAD = 128, CHUNK = 4 * TILE_M, AHEAD = 8 };
 
 /* A run of weight rows that go to one output, in tiles of `step` columns; `pair`: rows from a SwiGLU's gate to
  * its up, or 0. */
@@ -178,6 +178,14 @@ static enum klein_status multiply(const struct plan *p, struct cpu_device *cpu, 
     return KLEIN_OK;
 }
 
+/* Asks for columns c .. c + n of a row that is going to be read or written: the tile's rows lie in different
+ * pages, which the processor does not foresee. */
+static inline void prefetch(struct tensor t, int row, int c, int n)
+{
+    const char *p = tensor_at(t, row, c), *end = p + (size_t)n * dtype_size(t.dtype);
+    for (; p < end; p += 64) __builtin_prefetch(p, 1);
+}
+
 /* Tile `job` of rows [from, from + x.rows); x is those rows as multiplied. */
 static enum klein_status tile(const struct plan *p, struct cpu_device *cpu, struct tensor x, int from,
                               int job, float *acc, char *panel)
@@ -190,8 +198,13 @@ static enum klein_status tile(const struct plan *p, struct cpu_device *cpu, stru
     float *up = acc + (size_t)x.rows * ld;
     TRY(multiply(p, cpu, x, w, s->first + c, n, acc, panel));
     if (s->pair) TRY(multiply(p, cpu, x, w, s->first + s->pair + c, n, up, panel));
-    for (int i = 0; i < x.rows; i++)
+    for (int i = 0; i < x.rows; i++) {
+        if (i + AHEAD < x.rows) {
+            prefetch(s->y, from + i + AHEAD, c, n);
+            if (p->a->epilogue == LINEAR_RESIDUAL) prefetch(p->a->residual, from + i + AHEAD, c, n);
+        }
         store_row(p, s, from + i, c, n, acc + (size_t)i * ld, up + (size_t)i * ld);
+    }
     return KLEIN_OK;
 }
 
