@@ -1,12 +1,12 @@
 #include "context.h"
 #include "noise.h"
 #include "resize.h"
+#include "../base/clock.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* Everything one call needs beside the caller's request; freed as a whole. */
 struct generation {
@@ -25,13 +25,6 @@ struct generation {
     op_observer *observer;
     void *observer_user;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 __attribute__((format(printf, 2, 3))) static void warn(struct klein_result *result, const char *format, ...)
 {
@@ -53,7 +46,7 @@ static void on_event(void *user, enum klein_stage stage, int image, int step, in
     p->stage = stage;
     p->image = image;
     p->step = stage == KLEIN_STAGE_DENOISE ? step + finished : 0;
-    double time = now();
+    double time = clock_seconds();
     if (finished) g->result->seconds[stage] += time - g->stage_begin;
     g->stage_begin = time;
     /* The encoder is not needed again in this call: its mapped pages may leave memory (a later call maps them
@@ -337,9 +330,9 @@ enum klein_status context_generate(struct klein *k, const struct klein_request *
         .k = k, .request = request, .result = result, .observer = observer, .observer_user = observer_user};
     *result = (struct klein_result){0};
     *err = (struct klein_error){0};
-    g.begin = now();
+    g.begin = clock_seconds();
     enum klein_status status = generate(&g, err);
-    result->total_seconds = now() - g.begin;
+    result->total_seconds = clock_seconds() - g.begin;
     for (int i = 0; i < g.settled.images; i++) {
         if (g.start) free(g.start[i]);
         if (g.latents) free(g.latents[i]);

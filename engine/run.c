@@ -1,15 +1,9 @@
 #include "run.h"
 
+#include "../base/clock.h"
+
 #include <stdarg.h>
 #include <stdio.h>
-#include <time.h>
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int run_may_continue(struct run *r)
 {
@@ -27,7 +21,7 @@ static void run_op_done(struct run *r, enum op_id op, const struct op_cost *cost
     if (e->status != KLEIN_OK)
         fail(&r->err, e->status, "%s %s on %s: %s", op_name(op), cost->shape, r->dev->name, e->message);
     r->flops += cost->flops;
-    if (r->observe) r->observe(r, op, cost, now() - begin);
+    if (r->observe) r->observe(r, op, cost, clock_seconds() - begin);
 }
 
 #define X(op, args)                                                                                          \
@@ -37,7 +31,7 @@ static void run_op_done(struct run *r, enum op_id op, const struct op_cost *cost
         struct op_cost cost;                                                                                 \
         if (ops_check_##op(a, &cost, &r->err) != KLEIN_OK) return;                                           \
         struct klein_error e = {0};                                                                          \
-        double begin = r->observe ? now() : 0;                                                               \
+        double begin = r->observe ? clock_seconds() : 0;                                                     \
         r->dev->ops->op(r->dev, a, &e);                                                                      \
         run_op_done(r, OP_##op, &cost, begin, &e);                                                           \
     }

@@ -12,12 +12,12 @@
 #include "terminal.h"
 
 #include "../engine/resize.h"
+#include "../base/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 struct settings {
@@ -132,13 +132,6 @@ struct generation {
     struct klein_result result;
     char **files;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* --- before the long work ------------------------------------------------------------------------------- */
 
@@ -282,7 +275,7 @@ static enum klein_status prepare(struct generation *g, struct klein_error *err)
 
 static int on_progress(void *user, const struct klein_progress *p)
 {
-    progress_update(user, p, now());
+    progress_update(user, p, clock_seconds());
     return signals_received();
 }
 
@@ -294,7 +287,7 @@ static enum klein_status make(struct generation *g, struct klein_error *err)
         g->request.tap = dump_tap;
         g->request.tap_user = g->dump;
     }
-    progress_begin(&g->bar, stderr, progress_style_for(stderr, m->verbose, m->quiet), now());
+    progress_begin(&g->bar, stderr, progress_style_for(stderr, m->verbose, m->quiet), clock_seconds());
     g->request.progress = on_progress;
     g->request.progress_user = &g->bar;
     enum klein_status status = klein_generate(g->klein, &g->request, &g->result, err);

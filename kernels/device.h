@@ -35,9 +35,4 @@ void device_close(struct device *dev); /* NULL allowed */
 /* Row i of the list of backends this build has, for `klein devices`; NULL past the end. */
 const char *device_backend(int i);
 
-/* The null device calls this for each op (after checking it), so that plans, FLOP counts and tests can see
- * the run. */
-typedef void null_observer(void *user, enum op_id op, const struct op_cost *cost);
-void null_device_observe(struct device *dev, null_observer *observer, void *user);
-
 #endif

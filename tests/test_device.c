@@ -3,6 +3,7 @@
 #include "support/support.h"
 
 #include "../base/arena.h"
+#include "../engine/run.h"
 #include "../kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -176,9 +177,9 @@ struct seen {
     char shape[96];
 };
 
-static void observe(void *user, enum op_id op, const struct op_cost *cost)
+static void observe(struct run *r, enum op_id op, const struct op_cost *cost, double seconds)
 {
-    struct seen *s = user;
+    struct seen *s = r->hook_user;
     s->calls++;
     s->last = op;
     s->flops += cost->flops;
@@ -196,10 +197,11 @@ Test(null, reports_and_checks)
     struct klein_error err;
     struct device *dev = open_device("null", 0);
     struct seen seen = {0};
-    null_device_observe(dev, observe, &seen);
+    struct run r = {.dev = dev, .observe = observe, .hook_user = &seen};
     struct linear_args a = {.y = some(dev, DT_BF16, 768, 3072), .x = some(dev, DT_BF16, 768, 9216)};
     a.group[0].w = weight_of(some(dev, DT_BF16, 3072, 9216));
-    OK(dev->ops->linear(dev, &a, &err));
+    run_linear(&r, &a);
+    cr_assert(run_ok(&r), "%s", r.err.message);
     cr_expect_eq(seen.calls, 1);
     cr_expect_eq(seen.last, OP_linear);
     cr_expect_str_eq(seen.shape, "768x9216 @ 3072");
@@ -207,6 +209,8 @@ Test(null, reports_and_checks)
     cr_expect_eq(seen.bytes, 2.0 * (768 * 3072 + 768 * 9216 + 3072 * 9216));
     a.y.cols--;
     FAILS(dev->ops->linear(dev, &a, &err), KLEIN_E_INTERNAL, "linear");
+    run_linear(&r, &a);
+    cr_expect_eq(r.err.status, KLEIN_E_INTERNAL);
     cr_expect_eq(seen.calls, 1);
     char out[4] = {1, 2, 3, 4};
     OK(dev->download(dev, out, a.x.ptr, sizeof out, &err));
@@ -218,43 +222,39 @@ Test(null, reports_and_checks)
 /* The products and attentions of one step of klein-4B: what the model description counts, from the ops' own costs. */
 struct klein4b {
     struct device *dev;
+    struct run *r;
     int text, image, target; /* tokens */
 };
 
 static void linear(struct klein4b *k, int rows, int in, int out, int split)
 {
-    struct klein_error err;
     struct linear_args a = {
         .y = some(k->dev, DT_BF16, rows, out), .x = some(k->dev, DT_BF16, rows, in), .split = split};
     for (int g = 0; g < 2; g++) a.group[g].w = weight_of(some(k->dev, DT_BF16, out, in));
-    OK(k->dev->ops->linear(k->dev, &a, &err));
+    run_linear(k->r, &a);
 }
 
 static void attention(struct klein4b *k, int tokens)
 {
-    struct klein_error err;
     struct tensor t = some(k->dev, DT_BF16, tokens, 3072);
-    OK(k->dev->ops->attention(k->dev,
-                              &(struct attention_args){.o = some(k->dev, DT_BF16, tokens, 3072),
-                                                       .q = t,
-                                                       .k = t,
-                                                       .v = t,
-                                                       .heads = 24,
-                                                       .kv_heads = 24,
-                                                       .head_dim = 128,
-                                                       .scale = 1},
-                              &err));
+    run_attention(k->r, &(struct attention_args){.o = some(k->dev, DT_BF16, tokens, 3072),
+                                                 .q = t,
+                                                 .k = t,
+                                                 .v = t,
+                                                 .heads = 24,
+                                                 .kv_heads = 24,
+                                                 .head_dim = 128,
+                                                 .scale = 1});
 }
 
 static void swiglu(struct klein4b *k, int rows, int in, int out, int split)
 {
-    struct klein_error err;
     struct linear_args a = {.y = some(k->dev, DT_BF16, rows, out),
                             .x = some(k->dev, DT_BF16, rows, in),
                             .split = split,
                             .epilogue = LINEAR_SWIGLU};
     for (int g = 0; g < 2; g++) a.group[g].w = weight_of(some(k->dev, DT_BF16, 2 * out, in));
-    OK(k->dev->ops->linear(k->dev, &a, &err));
+    run_linear(k->r, &a);
 }
 
 static void step(struct klein4b *k)
@@ -293,9 +293,11 @@ Test(null, klein_4b_counts_as_published)
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         struct seen seen = {0};
         int target = table[i].pixels / 16 * (table[i].pixels / 16);
-        struct klein4b k = {open_device("null", 0), 512, target + 4096 * table[i].references, target};
-        null_device_observe(k.dev, observe, &seen);
+        struct device *dev = open_device("null", 0);
+        struct run r = {.dev = dev, .observe = observe, .hook_user = &seen};
+        struct klein4b k = {dev, &r, 512, target + 4096 * table[i].references, target};
         step(&k);
+        cr_assert(run_ok(&r), "%s", r.err.message);
         cr_expect(fabs(seen.flops / 1e12 - table[i].tflop) <= 0.005,
                   "%dx%d with %d references: %.3f TFLOP, expected %.2f", table[i].pixels, table[i].pixels,
                   table[i].references, seen.flops / 1e12, table[i].tflop);
