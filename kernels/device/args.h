@@ -47,6 +47,49 @@ struct gemm_args {
     int m, n, k, lda, ldb, ldc;
 };
 
+/* gemm/, op linear (ops.h): y = epilogue(x W^T + bias). A product is cut into
+ *   groups of rows:      rows < split use group[0] of everything, the others group[1] (split 0: all use [0]); no tile straddles;
+ *   segments of columns: each has its rows of W, its epilogue and its place in the output; no tile straddles.
+ * So fused and separate weights, text and image streams, and q | k | v | mlp of a single-stream block are the same to a kernel.
+ *   LINEAR_SEGMENT_PLAIN      y = (.)                                LINEAR_SEGMENT_SILU  y = silu(.)
+ *   LINEAR_SEGMENT_RESIDUAL   y = residual + gate * (.)              gate absent: 1; y may be residual
+ *   LINEAR_SEGMENT_SWIGLU     y = silu(x w^T) * (x up^T)             row j of w and row j of up make column j
+ *   LINEAR_SEGMENT_NORM_ROPE  y = rope(rms(.) * norm)                per head of head_dim columns; cols is a multiple of head_dim
+ * Weights are row-major [rows, k], ldw elements apart, BF16 (x BF16) or e4m3 with one scale per row (x e4m3 with scales).
+ * Vectors (bias, gate, norm) are F32 and indexed by the segment's column (norm: by the column within the head). */
+enum linear_segment_kind {
+    LINEAR_SEGMENT_PLAIN,
+    LINEAR_SEGMENT_SILU,
+    LINEAR_SEGMENT_RESIDUAL,
+    LINEAR_SEGMENT_SWIGLU,
+    LINEAR_SEGMENT_NORM_ROPE
+};
+enum { LINEAR_SEGMENTS = 4, LINEAR_GROUPS = 2 };
+struct linear_segment_weights {
+    const void *w, *up;              /* up: SWIGLU only */
+    const float *w_scale, *up_scale; /* e4m3: per row of w, up */
+    const float *bias, *gate, *norm; /* NULL: absent */
+    int64_t ldw, ldup;
+};
+struct linear_segment {
+    int kind, cols; /* cols of y */
+    int y_type;     /* enum element_type: ELEMENT_BF16 or ELEMENT_F32 */
+    int64_t ldy, ldr;
+    void *y;              /* row 0 of the segment's first column; all rows of both groups */
+    const void *residual; /* of y's type */
+    struct linear_segment_weights group[LINEAR_GROUPS];
+};
+struct linear_kernel_args {
+    const void *x;        /* BF16 or e4m3 [m, k] */
+    const float *x_scale; /* e4m3: per row */
+    int64_t ldx;
+    int m, k, split, segments;
+    const float *cos, *sin; /* [m, head_dim / 2], contiguous rows; NORM_ROPE */
+    int head_dim, half;     /* half: rotate (j, j + head_dim / 2), else (2j, 2j + 1) */
+    float eps;
+    struct linear_segment segment[LINEAR_SEGMENTS];
+};
+
 /* attention/: o = softmax(scale q k^T) v per head, rows of tokens, one head after the other within a row. Head h of q and o reads head
  * h / group of k and v. Leading dimensions in elements. Only keys < keys exist; causal: query i sees keys <= i.
  * The bf16 kernels copy 16 bytes at a time: pointers and the bytes of the leading dimensions are multiples of 16.
