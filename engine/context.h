@@ -56,6 +56,7 @@ struct settled {
     float *sigmas;                  /* [steps + 1] */
     struct klein_image *references; /* fitted sizes; rgb NULL until settle_references */
     int n_references;
+    const float *prompt_embeds; /* the request's */
 };
 enum klein_status settle(const struct model_config *config, const struct klein_request *request,
                          struct settled *out, struct klein_error *err);

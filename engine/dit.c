@@ -80,55 +80,66 @@ static void linear(struct run *r, struct tensor y, struct tensor x, struct tenso
     run_linear(r, &(struct linear_args){.y = y, .x = x, .epilogue = epilogue, .group[0].w = weight_of(w)});
 }
 
+/* Vectors [from, from + n) of D of the modulation row(s). */
+static struct tensor vectors(struct tensor modulation, int from, int n)
+{
+    int D = modulation.cols / DIT_MOD;
+    return tensor_cols(modulation, from * D, n * D);
+}
+
 /* The modulation vectors depend on the timestep alone, so those of all steps are made at once: small products
  * in f32. */
-static void prepare_modulation(struct run *r, const struct dit *m, struct dit_request *q, const float *sigmas,
-                               int steps)
+static void prepare_modulation(struct run *r, const struct dit *m, struct dit_request *q,
+                               struct tensor sigmas)
 {
-    int D = m->cfg->width;
-    for (int s = 0; s < 2; s++) q->modulation[s] = run_tensor(r, DT_F32, steps, 6 * D);
-    q->modulation_single = run_tensor(r, DT_F32, steps, 3 * D);
-    q->final_scale = run_tensor(r, DT_F32, steps, D);
-    q->final_shift = run_tensor(r, DT_F32, steps, D);
+    int D = m->cfg->width, steps = sigmas.cols;
+    struct tensor all = q->modulation = run_tensor(r, DT_F32, steps, DIT_MOD * D);
+    q->now = run_tensor(r, DT_F32, 1, DIT_MOD * D);
 
     size_t mark = arena_mark(r->arena, r->end);
-    struct tensor t = run_upload(r, DT_F32, 1, steps, sigmas);
     struct tensor e = run_tensor(r, DT_F32, steps, m->cfg->timestep_channels);
     struct tensor a = run_tensor(r, DT_F32, steps, D), vec = run_tensor(r, DT_F32, steps, D);
-    run_timestep(r, &(struct timestep_args){.y = e, .t = t});
+    run_timestep(r, &(struct timestep_args){.y = e, .t = sigmas});
     linear(r, a, e, m->time_in, LINEAR_SILU);
-    linear(r, vec, a, m->time_out, LINEAR_SILU);
-    for (int s = 0; s < 2; s++) linear(r, q->modulation[s], vec, m->modulation[s], LINEAR_PLAIN);
-    linear(r, q->modulation_single, vec, m->modulation_single, LINEAR_PLAIN);
-    linear(r, q->final_scale, vec, m->final_scale, LINEAR_PLAIN);
-    linear(r, q->final_shift, vec, m->final_shift, LINEAR_PLAIN);
+    linear(r, vec, a, m->time_out, LINEAR_SILU); /* SiLU here: all that follows reads silu(vec) */
+    linear(r, vectors(all, DIT_MOD_TEXT, 6), vec, m->modulation[DIT_TEXT], LINEAR_PLAIN);
+    linear(r, vectors(all, DIT_MOD_IMAGE, 6), vec, m->modulation[DIT_IMAGE], LINEAR_PLAIN);
+    linear(r, vectors(all, DIT_MOD_SINGLE, 3), vec, m->modulation_single, LINEAR_PLAIN);
+    linear(r, vectors(all, DIT_MOD_SCALE, 1), vec, m->final_scale, LINEAR_PLAIN);
+    linear(r, vectors(all, DIT_MOD_SHIFT, 1), vec, m->final_shift, LINEAR_PLAIN);
     arena_release(r->arena, r->end, mark);
 }
 
-void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, struct tensor ctx,
-                 struct dit_image target, const struct dit_image *references, int n_references,
-                 const float *sigmas, int steps)
+struct rope dit_rope(struct run *r, const struct dit *m, int n_text, struct dit_image target,
+                     const struct dit_image *references, int n_references)
 {
-    const struct dit_config *d = m->cfg;
-    struct rope_span spans[DIT_MAX_SPANS] = {{.rows = 1, .cols = ctx.rows, .text = 1},
+    struct rope_span spans[DIT_MAX_SPANS] = {{.rows = 1, .cols = n_text, .text = 1},
                                              {.rows = target.rows, .cols = target.cols}};
     CHECK(n_references + 2 <= DIT_MAX_SPANS);
-    int n_references_tokens = 0;
-    for (int k = 0; k < n_references; k++) {
+    for (int k = 0; k < n_references; k++)
         spans[2 + k] =
             (struct rope_span){.t = 10 + 10 * k, .rows = references[k].rows, .cols = references[k].cols};
-        n_references_tokens += references[k].rows * references[k].cols;
-    }
-    *q = (struct dit_request){.n_text = ctx.rows, .n_target = target.rows * target.cols};
-    q->n_tokens = q->n_text + q->n_target + n_references_tokens;
-    q->rope = rope_4d(r, spans, 2 + n_references, d->rope_axes, d->rope_theta);
-    prepare_modulation(r, m, q, sigmas, steps);
+    return rope_4d(r, spans, 2 + n_references, m->cfg->rope_axes, m->cfg->rope_theta);
+}
 
-    q->references = run_tensor(r, r->act, n_references_tokens, d->width);
-    for (int k = 0, row = 0; k < n_references; row += spans[2 + k].rows * spans[2 + k].cols, k++)
+void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, struct tensor ctx,
+                 struct rope rope, struct dit_image target, const struct dit_image *references,
+                 int n_references, struct tensor sigmas)
+{
+    *q = (struct dit_request){.n_text = ctx.rows, .n_target = target.rows * target.cols, .rope = rope};
+    q->n_tokens = rope.cos.rows;
+    prepare_modulation(r, m, q, sigmas);
+
+    q->references = run_tensor(r, r->act, q->n_tokens - q->n_text - q->n_target, m->cfg->width);
+    for (int k = 0, row = 0; k < n_references; row += references[k].latents.rows, k++)
         linear(r, tensor_rows(q->references, row, references[k].latents.rows), references[k].latents,
                m->x_embedder, LINEAR_PLAIN);
     *q = dit_with_text(r, m, q, ctx);
+}
+
+void dit_select(struct run *r, const struct dit_request *q, struct tensor step)
+{
+    run_embed(r, &(struct embed_args){.y = q->now, .table = q->modulation, .ids = step});
 }
 
 struct dit_request dit_with_text(struct run *r, const struct dit *m, const struct dit_request *q,
@@ -149,12 +160,6 @@ struct state {
     struct tensor om; /* D + mlp: what the attention (first D columns) and the MLP (the others) computed */
 };
 
-/* Chunk `i` of the modulation vectors of a step: [1, D]. */
-static struct tensor chunk(struct tensor modulation, int step, int i, int D)
-{
-    return tensor_cols(tensor_rows(modulation, step, 1), i * D, D);
-}
-
 static void attention(struct run *r, const struct dit_config *d, struct state *s, struct tensor o)
 {
     run_attention(r, &(struct attention_args){.o = o,
@@ -168,7 +173,7 @@ static void attention(struct run *r, const struct dit_config *d, struct state *s
 }
 
 static void double_block(struct run *r, const struct dit *m, const struct dit_double *b,
-                         const struct dit_request *q, int step, struct state *s)
+                         const struct dit_request *q, struct state *s)
 {
     const struct dit_config *d = m->cfg;
     const struct dit_stream *txt = &b->stream[DIT_TEXT], *img = &b->stream[DIT_IMAGE];
@@ -177,7 +182,8 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
     enum { SHIFT1, SCALE1, GATE1, SHIFT2, SCALE2, GATE2 }; /* 1: attention, 2: MLP */
     struct tensor mod[2][6];
     for (int g = 0; g < 2; g++)
-        for (int i = 0; i < 6; i++) mod[g][i] = chunk(q->modulation[g], step, i, D);
+        for (int i = 0; i < 6; i++)
+            mod[g][i] = vectors(q->now, (g == DIT_TEXT ? DIT_MOD_TEXT : DIT_MOD_IMAGE) + i, 1);
 
     run_adaln(r, &(struct adaln_args){.y = s->h,
                                       .x = s->z,
@@ -234,13 +240,12 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
 
 /* Attention and MLP read the same normalised input and share one residual. */
 static void single_block(struct run *r, const struct dit *m, const struct dit_single *b,
-                         const struct dit_request *q, int step, struct state *s)
+                         const struct dit_request *q, struct state *s)
 {
     const struct dit_config *d = m->cfg;
     int D = d->width;
-    struct tensor shift = chunk(q->modulation_single, step, 0, D),
-                  scale = chunk(q->modulation_single, step, 1, D);
-    struct tensor gate = chunk(q->modulation_single, step, 2, D);
+    struct tensor shift = vectors(q->now, DIT_MOD_SINGLE, 1), scale = vectors(q->now, DIT_MOD_SINGLE + 1, 1);
+    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1);
 
     run_adaln(
         r, &(struct adaln_args){.y = s->h, .x = s->z, .eps = d->eps, .shift[0] = shift, .scale[0] = scale});
@@ -286,14 +291,14 @@ void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q
                                         .x = q->references});
 
     for (int i = 0; i < d->double_blocks; i++) {
-        double_block(r, m, &m->doubles[i], q, step, &s);
+        double_block(r, m, &m->doubles[i], q, &s);
         if (r->tap_blocks) {
             run_tap(r, tensor_rows(s.z, 0, n_text), "step.%d.double.%d.txt", step, i);
             run_tap(r, tensor_rows(s.z, n_text, n - n_text), "step.%d.double.%d.img", step, i);
         }
     }
     for (int i = 0; i < d->single_blocks; i++) {
-        single_block(r, m, &m->singles[i], q, step, &s);
+        single_block(r, m, &m->singles[i], q, &s);
         if (r->tap_blocks) run_tap(r, s.z, "step.%d.single.%d", step, i);
     }
 
@@ -302,8 +307,8 @@ void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q
     run_adaln(r, &(struct adaln_args){.y = h,
                                       .x = target,
                                       .eps = d->eps,
-                                      .shift[0] = tensor_rows(q->final_shift, step, 1),
-                                      .scale[0] = tensor_rows(q->final_scale, step, 1)});
+                                      .shift[0] = vectors(q->now, DIT_MOD_SHIFT, 1),
+                                      .scale[0] = vectors(q->now, DIT_MOD_SCALE, 1)});
     linear(r, v, h, m->proj_out, LINEAR_PLAIN);
     arena_release(r->arena, r->end, mark);
 }

@@ -38,34 +38,50 @@ struct dit {
 
 enum klein_status dit_bind(struct dit *m, struct checkpoint *c, struct klein_error *err);
 
+/* Everything that depends on the timestep alone, as one row of vectors of D: text stream, image stream, single-stream blocks, output. */
+enum {
+    DIT_MOD_TEXT = 0, /* shift, scale, gate of attention, then of MLP */
+    DIT_MOD_IMAGE = 6,
+    DIT_MOD_SINGLE = 12, /* shift, scale, gate */
+    DIT_MOD_SCALE = 15,
+    DIT_MOD_SHIFT,
+    DIT_MOD
+};
+
 /* What all steps of a request share: built once, from the arena of the run. */
 struct dit_request {
     int n_text, n_target, n_tokens;
-    struct tensor text;                     /* [n_text, D] act: context_embedder(ctx) */
-    struct tensor references;               /* [n_tokens - n_text - n_target, D] act, rows may be 0 */
-    struct rope rope;                       /* [n_tokens, head_dim / 2] */
-    struct tensor modulation[2];            /* [steps, 6 D] f32 */
-    struct tensor modulation_single;        /* [steps, 3 D] f32 */
-    struct tensor final_scale, final_shift; /* [steps, D] f32 */
+    struct tensor text;       /* [n_text, D] act: context_embedder(ctx) */
+    struct tensor references; /* [n_tokens - n_text - n_target, D] act, rows may be 0 */
+    struct rope rope;         /* [n_tokens, head_dim / 2] */
+    struct tensor modulation; /* [steps, DIT_MOD * D] f32 */
+    struct tensor now;        /* [1, DIT_MOD * D] f32: the row of the step that is computed; dit_select */
 };
 
-/* ctx [n_text, text_width] act; target: token rows x cols of the picture; references: one [rows * cols,
- * in_channels] f32 tensor per image, with its rows x cols in spans. sigmas: host, one per step. */
+/* An image as the model sees it: rows x cols tokens. */
 struct dit_image {
     int rows, cols;
     struct tensor latents; /* [rows * cols, in_channels] f32; unused for the target */
 };
+
+/* The tables for n_text tokens of text, the target and the references. */
+struct rope dit_rope(struct run *r, const struct dit *m, int n_text, struct dit_image target,
+                     const struct dit_image *references, int n_references);
+
+/* ctx [n_text, text_width] act; rope from dit_rope of the same images; sigmas [1, steps] f32. */
 void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, struct tensor ctx,
-                 struct dit_image target, const struct dit_image *references, int n_references,
-                 const float *sigmas, int steps);
+                 struct rope rope, struct dit_image target, const struct dit_image *references,
+                 int n_references, struct tensor sigmas);
+
+/* The next forward passes are at the step whose number is in step [1, 1] I32. */
+void dit_select(struct run *r, const struct dit_request *q, struct tensor step);
 
 /* The part of a request that depends on the prompt, for another prompt over the same everything else
  * (guidance). */
 struct dit_request dit_with_text(struct run *r, const struct dit *m, const struct dit_request *q,
                                  struct tensor ctx);
 
-/* v [n_target, in_channels] f32 = velocity at x [n_target, in_channels] f32, at step `step` of the request.
- */
+/* v [n_target, in_channels] f32 = velocity at x [n_target, in_channels] f32, at the selected step; `step` names it in taps. */
 void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q, int step, struct tensor x,
                  struct tensor v);
 

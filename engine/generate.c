@@ -171,7 +171,6 @@ static enum klein_status make_ids(struct generation *g, int which, const char *p
 static enum klein_status make_text(struct generation *g, struct klein_error *err)
 {
     const struct klein_request *q = g->request;
-    g->job.prompt_embeds = q->prompt_embeds;
     if (!q->prompt_embeds) {
         if (!q->prompt) return fail(err, KLEIN_E_USAGE, "no prompt");
         TRY(make_ids(g, 0, q->prompt, err));
@@ -278,7 +277,7 @@ static enum klein_status run_job(struct generation *g, size_t arena_bytes, struc
                     .observe = g->observer ? on_op : NULL,
                     .tap = g->request->tap ? on_tap : NULL,
                     .tap_blocks = g->request->tap && g->request->tap_blocks};
-    pipeline_run(&r, g->k->model, &g->job);
+    pipeline_run(&r, g->k->model, &g->job, NULL);
     dev->free(dev, memory, arena_bytes);
     if (!run_ok(&r)) return fail(err, r.err.status, "%s", r.err.message);
     g->progress.fraction = 1;

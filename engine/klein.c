@@ -44,8 +44,8 @@ enum klein_status context_open(struct checkpoint *checkpoint, const struct klein
     }
     k->checkpoint = checkpoint;
     k->model = m;
-    enum klein_status status = model_bind(m, checkpoint, err);
-    if (status == KLEIN_OK) status = open_device(k, options, err);
+    enum klein_status status = open_device(k, options, err);
+    if (status == KLEIN_OK) status = model_place(m, checkpoint, k->device, k->act, err);
     if (status == KLEIN_OK && checkpoint_tokenizer_dir(checkpoint))
         status = tokenizer_open(checkpoint_tokenizer_dir(checkpoint), &k->tokenizer, err);
     if (status != KLEIN_OK) {

@@ -13,6 +13,31 @@ enum klein_status model_bind(struct model *m, struct checkpoint *c, struct klein
     return KLEIN_OK;
 }
 
+struct placing {
+    struct device *dev;
+    enum dtype act;
+};
+
+static enum klein_status place(void *user, enum checkpoint_part part, int ndim, struct tensor *t,
+                               struct klein_error *err)
+{
+    const struct placing *p = user;
+    enum weight_kind kind = ndim == 1 ? WEIGHT_VECTOR : ndim == 4 ? WEIGHT_CONV : WEIGHT_MATRIX;
+    return p->dev->place(p->dev, kind, p->act, t, err);
+}
+
+enum klein_status model_place(struct model *m, struct checkpoint *c, struct device *dev, enum dtype act,
+                              struct klein_error *err)
+{
+    if (!dev->place) return model_bind(m, c, err);
+    struct placing placing = {dev, act};
+    checkpoint_place(c, place, &placing);
+    enum klein_status status = model_bind(m, c, err);
+    checkpoint_place(c, NULL, NULL);
+    for (int part = 0; part < PART_COUNT; part++) checkpoint_drop_pages(c, (enum checkpoint_part)part);
+    return status;
+}
+
 enum klein_status model_visit(struct checkpoint *c, struct klein_error *err)
 {
     struct model *m = malloc(sizeof *m);

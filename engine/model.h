@@ -17,6 +17,10 @@ struct model {
 /* Finds every tensor of the model in the checkpoint, with its shape, and checks that nothing is left over. */
 enum klein_status model_bind(struct model *m, struct checkpoint *c, struct klein_error *err);
 
+/* The same with the weights moved to where `dev` needs them for runs of that dtype of activations. */
+enum klein_status model_place(struct model *m, struct checkpoint *c, struct device *dev, enum dtype act,
+                              struct klein_error *err);
+
 /* The same for its effect on the checkpoint alone (checkpoint_entries then lists what the model uses). */
 enum klein_status model_visit(struct checkpoint *c, struct klein_error *err);
 

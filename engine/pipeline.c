@@ -1,5 +1,31 @@
 #include "pipeline.h"
 
+/* A job's data in device memory. Everything that differs between two jobs of one shape is here, so the stages can be graphs. */
+struct inputs {
+    struct qwen3_prompt prompt[2];
+    struct tensor embeds;                        /* [text_length, text_width] f32, in place of prompt[0] */
+    struct tensor picture[KLEIN_MAX_REFERENCES]; /* [h * w, 3] u8 */
+    struct tensor sigmas;                        /* [1, steps] f32 */
+    struct tensor dts;                           /* [steps, 1] f32 */
+    struct tensor numbers;                       /* [1, steps] I32: 0, 1, 2, ... */
+    struct rope text_rope, rope;
+    struct tensor step, dt; /* [1, 1]: number and dt of the step that is computed */
+};
+
+/* What the stages hand on. */
+struct work {
+    struct run *r;
+    const struct model *m;
+    const struct job *job;
+    struct stages *stages;
+    struct inputs in;
+    struct tensor
+        ctx[2]; /* [text_length, text_width] act: of the prompt, and of the empty prompt if guided */
+    struct dit_image target, references[KLEIN_MAX_REFERENCES];
+    struct tensor x; /* [tokens, channels] f32: from noise to latents */
+    struct dit_request q[2];
+};
+
 int job_tokens(const struct job *job)
 {
     return (job->width / VAE_SCALE) * (job->height / VAE_SCALE);
@@ -10,107 +36,197 @@ static void event(const struct job *job, enum klein_stage stage, int image, int 
     if (job->event) job->event(job->event_user, stage, image, step, finished);
 }
 
-/* ctx[i] [text_length, text_width] act: of the prompt, and of the empty prompt if the request is guided. */
-static void encode_text(struct run *r, const struct model *m, const struct job *job, struct tensor ctx[2])
+/* A stage of one's own, or a part of the one that is the whole request. */
+static struct stage *part(struct work *w, size_t offset)
 {
-    int rows = m->cfg->text_length, cols = m->cfg->dit.text_width;
-    event(job, KLEIN_STAGE_TEXT, 0, 0, 0);
-    for (int i = 0; i < 1 + job->guided; i++) {
-        ctx[i] = run_tensor(r, r->act, rows, cols);
-        size_t mark = arena_mark(r->arena, r->end);
-        if (i == 0 && job->prompt_embeds)
-            run_copy(r, &(struct copy_args){.y = ctx[0],
-                                            .x = run_upload(r, DT_F32, rows, cols, job->prompt_embeds)});
-        else
-            qwen3_forward(r, &m->text, ctx[i], job->ids[i], job->real[i]);
-        arena_release(r->arena, r->end, mark);
-    }
-    run_tap(r, ctx[0], "prompt_embeds");
-    event(job, KLEIN_STAGE_TEXT, 0, 0, 1);
+    return w->stages ? (struct stage *)((char *)w->stages + offset) : NULL;
+}
+#define PART(name) part(w, offsetof(struct stages, name))
+
+/* --- inputs -------------------------------------------------------------------------------------------- */
+
+/* Tables that depend on the shape alone: computed once per arena. */
+static void make_constants(struct work *w)
+{
+    struct run *r = w->r;
+    int length = w->m->cfg->text_length, steps = w->job->steps;
+    int32_t numbers[KLEIN_MAX_STEPS];
+    for (int32_t i = 0; i < steps; i++) numbers[i] = i;
+    r->skip = w->stages && w->stages->constants;
+    w->in.text_rope = qwen3_rope(r, &w->m->text, length);
+    w->in.rope = dit_rope(r, &w->m->dit, length, w->target, w->references, w->job->n_references);
+    w->in.numbers = run_upload(r, DT_I32, 1, steps, numbers);
+    r->skip = 0;
+    if (w->stages) w->stages->constants = run_ok(r);
 }
 
-static void encode_references(struct run *r, const struct model *m, const struct job *job,
-                              struct dit_image *out)
+static void make_inputs(struct work *w)
 {
-    int channels = m->cfg->dit.in_channels;
-    event(job, KLEIN_STAGE_REFERENCES, 0, 0, 0);
+    struct run *r = w->r;
+    const struct job *job = w->job;
+    struct inputs *in = &w->in;
+    int length = w->m->cfg->text_length, steps = job->steps;
+    float dts[KLEIN_MAX_STEPS];
+    for (int i = 0; i < steps; i++) dts[i] = job->sigmas ? job->sigmas[i + 1] - job->sigmas[i] : 0;
+    for (int i = job->prompt_embeds ? 1 : 0; i < 1 + job->guided; i++) {
+        in->prompt[i].ids = run_upload(r, DT_I32, 1, length, job->ids[i]);
+        in->prompt[i].real = run_upload(r, DT_I32, 1, 1, &job->real[i]);
+    }
+    if (job->prompt_embeds)
+        in->embeds = run_upload(r, DT_F32, length, w->m->cfg->dit.text_width, job->prompt_embeds);
     for (int k = 0; k < job->n_references; k++) {
         const struct klein_image *image = &job->references[k];
-        out[k] = (struct dit_image){.rows = image->height / VAE_SCALE, .cols = image->width / VAE_SCALE};
-        out[k].latents = run_tensor(r, DT_F32, out[k].rows * out[k].cols, channels);
-        size_t mark = arena_mark(r->arena, r->end);
-        struct tensor rgb = run_upload(r, DT_U8, image->height * image->width, 3, image->rgb);
-        vae_encode(r, &m->vae, out[k].latents, rgb, image->height, image->width);
-        arena_release(r->arena, r->end, mark);
-        run_tap(r, out[k].latents, "ref_latents.%d", k);
+        in->picture[k] = run_upload(r, DT_U8, image->height * image->width, 3, image->rgb);
     }
-    event(job, KLEIN_STAGE_REFERENCES, 0, 0, 1);
+    in->sigmas = run_upload(r, DT_F32, 1, steps, job->sigmas);
+    in->dts = run_upload(r, DT_F32, steps, 1, dts);
+    in->step = run_tensor(r, DT_I32, 1, 1);
+    in->dt = run_tensor(r, DT_F32, 1, 1);
 }
 
-/* x [tokens, channels] f32: from noise to latents, one Euler step per sigma. */
-static void denoise(struct run *r, const struct model *m, const struct job *job,
-                    const struct dit_request q[2], struct tensor x, int image)
+/* --- stages -------------------------------------------------------------------------------------------- */
+
+static void encode_text(struct work *w)
 {
-    size_t mark = arena_mark(r->arena, r->end);
-    struct tensor v = run_tensor(r, DT_F32, x.rows, x.cols), u = v;
-    if (job->guided) u = run_tensor(r, DT_F32, x.rows, x.cols);
-    for (int i = 0; i < job->steps; i++) {
-        dit_forward(r, &m->dit, &q[0], i, x, v);
-        if (job->guided) {
-            int tap_blocks = r->tap_blocks; /* taps are of the prompt's pass */
-            r->tap_blocks = 0;
-            dit_forward(r, &m->dit, &q[1], i, x, u);
-            r->tap_blocks = tap_blocks;
-            run_cfg(r, &(struct cfg_args){.y = v, .cond = v, .uncond = u, .guidance = job->guidance});
-        }
-        run_tap(r, v, "velocity.%d", i);
-        float dt = job->sigmas ? job->sigmas[i + 1] - job->sigmas[i] : 0;
-        run_euler(r, &(struct euler_args){.y = x, .x = x, .v = v, .dt = dt});
-        run_tap(r, x, "latents.%d", i);
-        event(job, KLEIN_STAGE_DENOISE, image, i, 1);
+    struct run *r = w->r;
+    int rows = w->m->cfg->text_length, cols = w->m->cfg->dit.text_width;
+    event(w->job, KLEIN_STAGE_TEXT, 0, 0, 0);
+    stage_begin(r, PART(text));
+    for (int i = 0; i < 1 + w->job->guided; i++) {
+        w->ctx[i] = run_tensor(r, r->act, rows, cols);
+        if (i == 0 && w->job->prompt_embeds)
+            run_copy(r, &(struct copy_args){.y = w->ctx[0], .x = w->in.embeds});
+        else
+            qwen3_forward(r, &w->m->text, w->ctx[i], w->in.prompt[i], w->in.text_rope);
     }
+    stage_end(r, PART(text));
+    run_tap(r, w->ctx[0], "prompt_embeds");
+    event(w->job, KLEIN_STAGE_TEXT, 0, 0, 1);
+}
+
+static void encode_references(struct work *w)
+{
+    struct run *r = w->r;
+    event(w->job, KLEIN_STAGE_REFERENCES, 0, 0, 0);
+    stage_begin(r, PART(references));
+    for (int k = 0; k < w->job->n_references; k++) {
+        const struct klein_image *image = &w->job->references[k];
+        struct dit_image *out = &w->references[k];
+        out->latents = run_tensor(r, DT_F32, out->rows * out->cols, w->m->cfg->dit.in_channels);
+        vae_encode(r, &w->m->vae, out->latents, w->in.picture[k], image->height, image->width);
+        run_tap(r, out->latents, "ref_latents.%d", k);
+    }
+    stage_end(r, PART(references));
+    event(w->job, KLEIN_STAGE_REFERENCES, 0, 0, 1);
+}
+
+static void prepare(struct work *w)
+{
+    struct run *r = w->r;
+    stage_begin(r, PART(prepare));
+    dit_prepare(r, &w->m->dit, &w->q[0], w->ctx[0], w->in.rope, w->target, w->references,
+                w->job->n_references, w->in.sigmas);
+    if (w->job->guided) w->q[1] = dit_with_text(r, &w->m->dit, &w->q[0], w->ctx[1]);
+    stage_end(r, PART(prepare));
+}
+
+/* One Euler step. It reads which one from memory, so all are one graph; `i` names it in taps. */
+static void step(struct work *w, int i)
+{
+    struct run *r = w->r;
+    size_t mark = arena_mark(r->arena, r->end);
+    stage_begin(r, PART(step));
+    struct tensor x = w->x, v = run_tensor(r, DT_F32, x.rows, x.cols), u = v;
+    dit_select(r, &w->q[0], w->in.step);
+    run_embed(r, &(struct embed_args){.y = w->in.dt, .table = w->in.dts, .ids = w->in.step});
+    dit_forward(r, &w->m->dit, &w->q[0], i, x, v);
+    if (w->job->guided) {
+        int tap_blocks = r->tap_blocks; /* taps are of the prompt's pass */
+        r->tap_blocks = 0;
+        u = run_tensor(r, DT_F32, x.rows, x.cols);
+        dit_forward(r, &w->m->dit, &w->q[1], i, x, u);
+        r->tap_blocks = tap_blocks;
+        run_cfg(r, &(struct cfg_args){.y = v, .cond = v, .uncond = u, .guidance = w->job->guidance});
+    }
+    run_tap(r, v, "velocity.%d", i);
+    run_euler(r, &(struct euler_args){.y = x, .x = x, .v = v, .dt = w->in.dt});
+    run_tap(r, x, "latents.%d", i);
+    stage_end(r, PART(step));
     arena_release(r->arena, r->end, mark);
 }
 
-static void decode(struct run *r, const struct model *m, const struct job *job, struct tensor x, int image)
+static void denoise(struct work *w, int image)
 {
-    int pixels = job->width * job->height;
-    size_t mark = arena_mark(r->arena, r->end);
-    event(job, KLEIN_STAGE_DECODE, image, 0, 0);
+    struct run *r = w->r;
+    event(w->job, KLEIN_STAGE_DENOISE, image, 0, 0);
+    prepare(w);
+    for (int i = 0; i < w->job->steps; i++) {
+        run_assign(r, w->in.step, tensor_cols(w->in.numbers, i, 1));
+        step(w, i);
+        if (!r->walked && r->dev->graphs && run_ok(r)) r->dev->graphs->pace(r->dev, &r->err);
+        event(w->job, KLEIN_STAGE_DENOISE, image, i, 1);
+    }
+}
+
+static struct tensor decode(struct work *w, int image)
+{
+    struct run *r = w->r;
+    int pixels = w->job->width * w->job->height;
+    event(w->job, KLEIN_STAGE_DECODE, image, 0, 0);
+    stage_begin(r, PART(decode));
     struct tensor picture = run_tensor(r, r->act, pixels, 3), rgb = run_tensor(r, DT_U8, pixels, 3);
-    vae_decode(r, &m->vae, picture, x, job->height, job->width);
+    vae_decode(r, &w->m->vae, picture, w->x, w->job->height, w->job->width);
     run_tap(r, picture, "image");
     run_to_u8(r, &(struct to_u8_args){.y = rgb, .x = picture});
-    if (job->rgb) run_download(r, job->rgb[image], rgb);
-    event(job, KLEIN_STAGE_DECODE, image, 0, 1);
-    arena_release(r->arena, r->end, mark);
+    stage_end(r, PART(decode));
+    return rgb;
 }
 
-void pipeline_run(struct run *r, const struct model *m, const struct job *job)
-{
-    int channels = m->cfg->dit.in_channels;
-    struct tensor ctx[2];
-    struct dit_image references[KLEIN_MAX_REFERENCES];
-    struct dit_image target = {.rows = job->height / VAE_SCALE, .cols = job->width / VAE_SCALE};
-    struct dit_request q[2];
+/* --- the request --------------------------------------------------------------------------------------- */
 
-    encode_text(r, m, job, ctx);
-    encode_references(r, m, job, references);
-    struct tensor x = run_tensor(r, DT_F32, job_tokens(job), channels);
-    size_t mark = arena_mark(r->arena, r->end);
+static void make_image(struct work *w, int image, size_t mark)
+{
+    struct run *r = w->r;
+    denoise(w, image);
+    /* What the steps share is made again per image, so that decoding has the whole arena: it is far cheaper
+     * than a step. */
+    arena_release(r->arena, r->end, mark);
+    struct tensor rgb = decode(w, image);
+    arena_release(r->arena, r->end, mark);
+    stage_end(r, image == 0 && w->stages && w->stages->whole ? PART(request) : NULL);
+    if (w->job->latents) run_download(r, w->job->latents[image], w->x);
+    if (w->job->rgb) run_download(r, w->job->rgb[image], rgb);
+    event(w->job, KLEIN_STAGE_DECODE, image, 0, 1);
+}
+
+static struct dit_image image_of(int width, int height)
+{
+    return (struct dit_image){.rows = height / VAE_SCALE, .cols = width / VAE_SCALE};
+}
+
+void pipeline_run(struct run *r, const struct model *m, const struct job *job, struct stages *stages)
+{
+    struct work work = {.r = r, .m = m, .job = job, .stages = stages}, *w = &work;
+    w->target = image_of(job->width, job->height);
+    for (int k = 0; k < job->n_references; k++)
+        w->references[k] = image_of(job->references[k].width, job->references[k].height);
+    make_constants(w);
+    make_inputs(w);
+    w->x = run_tensor(r, DT_F32, job_tokens(job), m->cfg->dit.in_channels);
     for (int image = 0; image < job->images && run_ok(r); image++) {
-        event(job, KLEIN_STAGE_DENOISE, image, 0, 0);
-        if (r->dev->computes)
-            r->dev->upload(r->dev, x.ptr, job->start[image],
-                           (size_t)x.rows * (size_t)channels * sizeof(float), &r->err);
-        /* What the steps share is made again per image, so that decoding has the whole arena: it is far
-         * cheaper than a step. */
-        dit_prepare(r, &m->dit, &q[0], ctx[0], target, references, job->n_references, job->sigmas,
-                    job->steps);
-        if (job->guided) q[1] = dit_with_text(r, &m->dit, &q[0], ctx[1]);
-        denoise(r, m, job, q, x, image);
-        if (job->latents) run_download(r, job->latents[image], x);
-        arena_release(r->arena, r->end, mark);
-        decode(r, m, job, x, image);
+        run_fill(r, w->x, job->start ? job->start[image] : NULL);
+        if (image == 0) {
+            if (stages && stages->whole) stage_begin(r, PART(request));
+            encode_text(w);
+            encode_references(w);
+        }
+        make_image(w, image, arena_mark(r->arena, r->end));
     }
+}
+
+void stages_free(struct device *dev, struct stages *s)
+{
+    struct stage *all[] = {&s->text, &s->references, &s->prepare, &s->step, &s->decode, &s->request};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) stage_free(dev, all[i]);
+    *s = (struct stages){.whole = s->whole};
 }

@@ -5,6 +5,7 @@
 
 #include "klein.h"
 #include "model.h"
+#include "stage.h"
 
 /* A request with every default resolved. Pointers are host memory of the caller. On a device that does not
  * compute only sizes are read, and all data pointers may be NULL. */
@@ -33,8 +34,18 @@ struct job {
     void *event_user;
 };
 
-/* Runs the job; look at r->err afterwards. Uses r->arena from empty. */
-void pipeline_run(struct run *r, const struct model *m, const struct job *job);
+/* What a device keeps between jobs of the same shape over the same arena memory (struct shape, request_plan.h): the stages that it
+ * captured. Zero at first. */
+struct stages {
+    struct stage text, references, prepare, step, decode;
+    struct stage request; /* all of them as one, if `whole` */
+    int whole;
+    int constants; /* the tables at the arena's low end are filled */
+};
+
+/* Runs the job; look at r->err afterwards. Uses r->arena from empty. stages NULL: nothing is kept. */
+void pipeline_run(struct run *r, const struct model *m, const struct job *job, struct stages *stages);
+void stages_free(struct device *dev, struct stages *s);
 
 /* Tokens of the picture and channels per token. */
 int job_tokens(const struct job *job);

@@ -55,7 +55,7 @@ static enum klein_status plan_run(const struct model *m, enum dtype act, const s
     struct job job = settled_job(s);
     job.event = on_event;
     job.event_user = &planner;
-    pipeline_run(&r, m, &job);
+    pipeline_run(&r, m, &job, NULL);
     device_close(null);
     out->arena_bytes = arena.peak;
     if (!run_ok(&r)) return fail(err, r.err.status, "%s", r.err.message);

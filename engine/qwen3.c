@@ -1,5 +1,4 @@
 #include "qwen3.h"
-#include "rope.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -39,7 +38,13 @@ enum klein_status qwen3_bind(struct qwen3 *q, struct checkpoint *c, struct klein
     return KLEIN_OK;
 }
 
-void qwen3_forward(struct run *r, const struct qwen3 *q, struct tensor ctx, const int32_t *ids, int real)
+struct rope qwen3_rope(struct run *r, const struct qwen3 *q, int length)
+{
+    return rope_1d(r, length, q->cfg->head_dim, q->cfg->rope_theta);
+}
+
+void qwen3_forward(struct run *r, const struct qwen3 *q, struct tensor ctx, struct qwen3_prompt prompt,
+                   struct rope rope)
 {
     const struct text_config *t = q->cfg;
     int n = ctx.rows, d = t->width, dq = t->heads * t->head_dim, dkv = t->kv_heads * t->head_dim;
@@ -49,9 +54,8 @@ void qwen3_forward(struct run *r, const struct qwen3 *q, struct tensor ctx, cons
     struct tensor xq = run_tensor(r, r->act, n, dq), xk = run_tensor(r, r->act, n, dkv),
                   xv = run_tensor(r, r->act, n, dkv);
     struct tensor u = run_tensor(r, r->act, n, t->mlp_width);
-    struct rope rope = rope_1d(r, n, t->head_dim, t->rope_theta);
 
-    run_embed(r, &(struct embed_args){.y = h, .table = q->embed, .ids = run_upload(r, DT_I32, 1, n, ids)});
+    run_embed(r, &(struct embed_args){.y = h, .table = q->embed, .ids = prompt.ids});
     for (int i = 0, output = 0; i < q->layers; i++) {
         const struct qwen3_layer *l = &q->layer[i];
         run_rmsnorm(r, &(struct rmsnorm_args){.y = a, .x = h, .w = l->input_norm, .eps = t->eps});
@@ -73,10 +77,10 @@ void qwen3_forward(struct run *r, const struct qwen3 *q, struct tensor ctx, cons
                                                   .q = xq,
                                                   .k = xk,
                                                   .v = xv,
+                                                  .keys = prompt.real,
                                                   .heads = t->heads,
                                                   .kv_heads = t->kv_heads,
                                                   .head_dim = t->head_dim,
-                                                  .key_len = real,
                                                   .causal = 1,
                                                   .scale = 1 / sqrtf((float)t->head_dim)});
         run_linear(

@@ -3,7 +3,7 @@
 #ifndef KLEIN_QWEN3_H
 #define KLEIN_QWEN3_H
 
-#include "run.h"
+#include "rope.h"
 #include "../weights/checkpoint.h"
 
 #define QWEN3_MAX_LAYERS 128
@@ -23,9 +23,17 @@ struct qwen3 {
 
 enum klein_status qwen3_bind(struct qwen3 *q, struct checkpoint *c, struct klein_error *err);
 
-/* ctx [length, outputs * width] act: the hidden states after each of cfg->outputs layers, side by side. ids:
- * `length` token ids on the host, the first `real` of which are the prompt; padding rows attend to the prompt
- * and to nothing else. */
-void qwen3_forward(struct run *r, const struct qwen3 *q, struct tensor ctx, const int32_t *ids, int real);
+/* The tables for `length` tokens. */
+struct rope qwen3_rope(struct run *r, const struct qwen3 *q, int length);
+
+/* A prompt in device memory: ids [1, length] I32, and in real [1, 1] I32 how many of them come before the padding. */
+struct qwen3_prompt {
+    struct tensor ids, real;
+};
+
+/* ctx [length, outputs * width] act: the hidden states after each of cfg->outputs layers, side by side. Padding rows attend to the
+ * prompt and to nothing else. */
+void qwen3_forward(struct run *r, const struct qwen3 *q, struct tensor ctx, struct qwen3_prompt prompt,
+                   struct rope rope);
 
 #endif

@@ -7,7 +7,7 @@
 
 static int run_may_continue(struct run *r)
 {
-    if (!run_ok(r)) return 0;
+    if (r->skip || !run_ok(r)) return 0;
     if (r->poll && r->poll(r)) {
         fail(&r->err, KLEIN_E_CANCELLED, "cancelled");
         return 0;
@@ -51,21 +51,36 @@ struct tensor run_tensor(struct run *r, enum dtype dtype, int rows, int cols)
 struct tensor run_upload(struct run *r, enum dtype dtype, int rows, int cols, const void *host)
 {
     struct tensor t = run_tensor(r, dtype, rows, cols);
-    if (run_ok(r) && r->dev->computes)
-        r->dev->upload(r->dev, t.ptr, host, (size_t)rows * (size_t)cols * dtype_size(dtype), &r->err);
+    run_fill(r, t, host);
     return t;
+}
+
+static size_t bytes_of(struct tensor t)
+{
+    CHECK(t.ld == t.cols || t.rows == 1);
+    return (size_t)t.rows * (size_t)t.cols * dtype_size(t.dtype);
+}
+
+void run_fill(struct run *r, struct tensor t, const void *host)
+{
+    if (!r->skip && run_ok(r) && r->dev->computes) r->dev->upload(r->dev, t.ptr, host, bytes_of(t), &r->err);
 }
 
 void run_download(struct run *r, void *host, struct tensor t)
 {
-    CHECK(t.ld == t.cols);
-    if (run_ok(r) && r->dev->computes)
-        r->dev->download(r->dev, host, t.ptr, (size_t)t.rows * (size_t)t.cols * dtype_size(t.dtype), &r->err);
+    if (run_ok(r) && r->dev->computes) r->dev->download(r->dev, host, t.ptr, bytes_of(t), &r->err);
+}
+
+void run_assign(struct run *r, struct tensor to, struct tensor from)
+{
+    CHECK(bytes_of(to) == bytes_of(from));
+    if (!r->skip && run_ok(r) && r->dev->computes)
+        r->dev->copy(r->dev, to.ptr, from.ptr, bytes_of(from), &r->err);
 }
 
 void run_tap(struct run *r, struct tensor t, const char *format, ...)
 {
-    if (!r->tap || !run_ok(r)) return;
+    if (!r->tap || r->skip || !run_ok(r)) return;
     char name[64];
     va_list ap;
     va_start(ap, format);

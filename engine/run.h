@@ -19,6 +19,10 @@ struct run {
     struct klein_error err; /* sticky: err.status is KLEIN_OK until something failed */
     double flops;           /* issued so far */
 
+    /* Of stages (stage.h). skip: the ops of this stretch come from a graph and are walked through for the arena only; walked: depth of
+     * the stages that are open; capturing: the outermost is being captured. */
+    int skip, walked, capturing;
+
     /* Hooks, each NULL when not wanted, all with hook_user. */
     void *hook_user;
     int (*poll)(struct run *r); /* before each op; non-zero stops with KLEIN_E_CANCELLED */
@@ -37,10 +41,15 @@ KLEIN_OPS(X)
 /* A contiguous [rows, cols] tensor from the arena. When it is full: the sticky error, and a tensor with ptr
  * NULL. */
 struct tensor run_tensor(struct run *r, enum dtype dtype, int rows, int cols);
-/* The same with contents copied from contiguous host memory (a device that does not compute ignores them). */
+/* The same with contents copied from contiguous host memory (a device that does not compute ignores them).
+ * Never within a stage (stage.h): a graph would read that memory again. */
 struct tensor run_upload(struct run *r, enum dtype dtype, int rows, int cols, const void *host);
+/* Contents for a contiguous tensor. */
+void run_fill(struct run *r, struct tensor t, const void *host);
 /* Copies a contiguous tensor to host memory; nothing on a device that does not compute. */
 void run_download(struct run *r, void *host, struct tensor t);
+/* Copies a contiguous tensor within the device's memory, whatever its dtype. */
+void run_assign(struct run *r, struct tensor to, struct tensor from);
 
 /* One branch when taps are off. */
 __attribute__((format(printf, 3, 4))) void run_tap(struct run *r, struct tensor t, const char *format, ...);

@@ -84,6 +84,7 @@ static enum klein_status settle_rest(const struct model_config *config, const st
     if (q->prompt_embeds && q->embed_rows != config->text_length)
         return fail(err, KLEIN_E_USAGE, "prompt embeddings have %d rows: this model needs %d", q->embed_rows,
                     config->text_length);
+    s->prompt_embeds = q->prompt_embeds;
     TRY(settle_references(q, s, err));
     TRY(settle_size(config, q, s, err));
     return settle_schedule(config, q, s, err);
@@ -115,6 +116,7 @@ struct job settled_job(const struct settled *s)
                         .sigmas = s->sigmas,
                         .guidance = s->guidance,
                         .guided = s->guided,
+                        .prompt_embeds = s->prompt_embeds,
                         .references = s->references,
                         .n_references = s->n_references};
 }

@@ -59,6 +59,13 @@ enum klein_status host_download(struct device *dev, void *host, const void *from
     return KLEIN_OK;
 }
 
+enum klein_status host_copy(struct device *dev, void *to, const void *from, size_t bytes,
+                            struct klein_error *err)
+{
+    memcpy(to, from, bytes);
+    return KLEIN_OK;
+}
+
 int host_threads(int option)
 {
     if (option > 0) return option;

@@ -8,6 +8,21 @@ struct device_options {
     int threads; /* host threads for "cpu" and "ref"; 0: all that the process may use */
 };
 
+/* How a weight is used: a matrix [n, k] of linear or embed; a convolution [cout, cin * ksize * ksize] in OIHW; a vector (norm
+ * weights, biases, statistics). */
+enum weight_kind { WEIGHT_MATRIX, WEIGHT_CONV, WEIGHT_VECTOR };
+
+/* Recording ops, to launch them again as one. Between begin and end nothing runs, and nothing but ops and `copy` is called. */
+struct device_graphs {
+    enum klein_status (*begin)(struct device *dev, struct klein_error *err);
+    enum klein_status (*end)(struct device *dev, void **graph, struct klein_error *err);
+    enum klein_status (*launch)(struct device *dev, void *graph, struct klein_error *err);
+    void (*free)(struct device *dev, void *graph);
+    /* Waits until all but the latest call's work is done, so that the host is at most one launch ahead: progress is real and a
+     * cancelled request ends soon, while the device always has work. */
+    enum klein_status (*pace)(struct device *dev, struct klein_error *err);
+};
+
 /* Base of every backend's own struct (which has it as its first member). */
 struct device {
     const struct op_table *ops;
@@ -21,13 +36,24 @@ struct device {
      * none. */
     void *(*alloc)(struct device *dev, size_t bytes);
     void (*free)(struct device *dev, void *memory, size_t bytes);
+    /* `host` is the caller's again on return. download waits for the ops before it. */
     enum klein_status (*upload)(struct device *dev, void *to, const void *host, size_t bytes,
                                 struct klein_error *err);
     enum klein_status (*download)(struct device *dev, void *host, const void *from, size_t bytes,
                                   struct klein_error *err);
+    /* Within device memory, in order with the ops. */
+    enum klein_status (*copy)(struct device *dev, void *to, const void *from, size_t bytes,
+                              struct klein_error *err);
+
+    /* Makes a weight in host memory usable by the ops in runs of that `act`: *t is then in device memory, in the dtype and layout
+     * that they expect, until the device is closed. NULL: ops take weights where they are. */
+    enum klein_status (*place)(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
+                               struct klein_error *err);
+    const struct device_graphs *graphs; /* NULL: ops run at once, there is nothing to gain */
 };
 
-/* Opens backend `name`: "ref", "null", "cpu". Unknown: KLEIN_E_NO_DEVICE naming what exists. */
+/* Opens a backend: "cpu", "ref", "null"; "cuda" or "cuda:N", an NVIDIA GPU; "soft" or "soft:N", the same code on a GPU made of
+ * software (kernels/soft/softgpu.h). Unknown: KLEIN_E_NO_DEVICE naming what exists. */
 enum klein_status device_open(const char *name, const struct device_options *options, struct device **out,
                               struct klein_error *err);
 void device_close(struct device *dev); /* NULL allowed */

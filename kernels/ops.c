@@ -209,7 +209,7 @@ enum klein_status ops_check_attention(const struct attention_args *a, struct op_
     SAME_TYPE(a->k, a->q);
     SAME_TYPE(a->v, a->q);
     SAME_TYPE(a->o, a->q);
-    RULE(a->key_len >= 0 && a->key_len <= a->k.rows);
+    if (a->keys.ptr) NEED(a->keys, I32, 1, 1);
     RULE(!a->causal || a->q.rows == a->k.rows);
     RULE(a->scale > 0);
     COST(cost, 4.0 * a->q.rows * a->k.rows * a->head_dim * a->heads,
@@ -320,6 +320,7 @@ enum klein_status ops_check_euler(const struct euler_args *a, struct op_cost *co
     NEED(a->x, F32, ANY, ANY);
     NEED(a->v, F32, a->x.rows, a->x.cols);
     NEED(a->y, F32, a->x.rows, a->x.cols);
+    NEED(a->dt, F32, 1, 1);
     COST(cost, 0, 3 * bytes_of(a->x), "%dx%d", a->x.rows, a->x.cols);
     return KLEIN_OK;
 }

@@ -92,13 +92,13 @@ struct linear_args {
 
 /* o = softmax(scale * q k^T + mask) v per head; head h reads kv head h / (heads / kv_heads).
  * q, o [nq, heads * hd], k, v [nk, kv_heads * hd] act; scale > 0.             source: model 3.4, 4.3, 5
- * key_len: only keys < key_len exist (0: all nk). causal: query i sees keys <= i (then nq == nk); with
- * key_len a query i >= key_len sees keys < key_len. Scores and softmax are f32 and are never stored whole
- * (memory is O(nq * hd), not O(nq * nk)); probabilities may be rounded to act before the second product.
- * o may not overlap. */
+ * keys: [1, 1] I32, only that many keys exist (1 .. nk; checked where it is made; absent: all nk).
+ * causal: query i sees keys <= i (then nq == nk); with keys a query i >= keys sees keys < keys. Scores and
+ * softmax are f32 and are never stored whole (memory is O(nq * hd), not O(nq * nk)); probabilities may be
+ * rounded to act before the second product. o may not overlap. */
 struct attention_args {
-    struct tensor o, q, k, v;
-    int heads, kv_heads, head_dim, key_len;
+    struct tensor o, q, k, v, keys;
+    int heads, kv_heads, head_dim;
     int causal;
     float scale;
 };
@@ -157,10 +157,9 @@ struct patch_args {
     float eps;
 };
 
-/* y = x + dt * v, all f32 [n, c]; y may be x.                                        source: model 6 */
+/* y = x + dt * v, all f32 [n, c], dt [1, 1]; y may be x.                             source: model 6 */
 struct euler_args {
-    struct tensor y, x, v;
-    float dt;
+    struct tensor y, x, v, dt;
 };
 
 /* y = u + guidance * (c - u), all f32 [n, c]; y may be u or c.                     source: model 6.2 */
@@ -221,7 +220,7 @@ struct op_table {
 };
 
 /* What one call costs: 2 FLOP per multiply-add of matrix products, convolutions and attention (the full
- * square, whatever causal and key_len leave out), elementwise work ignored; bytes = operands read once +
+ * square, whatever causal and keys leave out), elementwise work ignored; bytes = operands read once +
  * results written once. Also the shape as text ("768x3072 @ 9216") for tables and messages. */
 struct op_cost {
     double flops, bytes;

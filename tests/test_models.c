@@ -76,12 +76,13 @@ static void encode(struct fixture *f, struct st_file *file, const char *prompt, 
     char name[64];
     size_t mark = arena_mark(&f->arena, 0);
     snprintf(name, sizeof name, "%s.input_ids", prompt);
-    const int32_t *ids = golden(file, name).ptr;
+    struct tensor ids = golden(file, name);
+    struct qwen3_prompt in = {.ids = run_upload(&f->r, DT_I32, 1, f->model->cfg->text_length, ids.ptr)};
     snprintf(name, sizeof name, "%s.real", prompt);
-    int real = *(const int32_t *)golden(file, name).ptr;
+    in.real = run_upload(&f->r, DT_I32, 1, 1, golden(file, name).ptr);
     struct tensor ctx =
         run_tensor(&f->r, f->r.act, f->model->cfg->text_length, f->model->cfg->dit.text_width);
-    qwen3_forward(&f->r, &f->model->text, ctx, ids, real);
+    qwen3_forward(&f->r, &f->model->text, ctx, in, qwen3_rope(&f->r, &f->model->text, ctx.rows));
     snprintf(name, sizeof name, "%s.prompt_embeds%s", prompt, suffix);
     fixture_compare(f, every_row(ctx, every), file, name, F32_TOLERANCE);
     arena_release(&f->arena, 0, mark);
@@ -132,9 +133,12 @@ static void velocity(struct fixture *f, struct st_file *file, const char *prefix
         images[k] = (struct dit_image){spans[k][0], spans[k][1], fixture_f32(f, golden(file, name))};
     }
     float t = tensor_get(golden(file, "t"), 0, 0);
+    struct dit_image target = {.rows = 4, .cols = 6};
+    struct rope rope = dit_rope(&f->r, &f->model->dit, text.rows, target, images, references);
     struct dit_request q;
-    dit_prepare(&f->r, &f->model->dit, &q, fixture_f32(f, text), (struct dit_image){.rows = 4, .cols = 6},
-                images, references, &t, 1);
+    dit_prepare(&f->r, &f->model->dit, &q, fixture_f32(f, text), rope, target, images, references,
+                run_upload(&f->r, DT_F32, 1, 1, &t));
+    dit_select(&f->r, &q, run_upload(&f->r, DT_I32, 1, 1, &(int32_t){0}));
     struct tensor x = fixture_f32(f, golden(file, x_name)), v = run_tensor(&f->r, DT_F32, x.rows, x.cols);
 
     tapping.f = f;

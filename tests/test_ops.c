@@ -271,7 +271,7 @@ static void check_by_hand(const char *name)
     attention.causal = 1;
     RUN(dev, attention, attention);
     expect_values(attention.o, MATRIX(2, 1, 4, 7));
-    attention.key_len = 1;
+    attention.keys = tensor_of(&(int32_t){1}, DT_I32, 1, 1);
     RUN(dev, attention, attention); /* row 1 is beyond the keys and sees key 0 */
     expect_values(attention.o, MATRIX(2, 1, 4, 4));
 
@@ -327,7 +327,7 @@ static void check_by_hand(const char *name)
     OK(dev->ops->unpatchify(dev, &patch, &err));
     expect_values(patch.y, MATRIX(4, 2, 2, 10, 4, 12, 6, 14, 8, 16));
 
-    RUN(dev, euler, {.y = y, .x = ROW(2, 1, 2), .v = ROW(2, 10, 20), .dt = -0.5f});
+    RUN(dev, euler, {.y = y, .x = ROW(2, 1, 2), .v = ROW(2, 10, 20), .dt = ROW(1, -0.5f)});
     expect_values(y, ROW(2, -4, -8));
     RUN(dev, cfg, {.y = y, .cond = ROW(2, 3, 4), .uncond = ROW(2, 1, 5), .guidance = 4});
     expect_values(y, ROW(2, 9, 1));
@@ -406,7 +406,8 @@ Test(ops, check_refuses)
     BREAK(attention, "odd", a->v.rows--, "v");
     BREAK(attention, "odd", a->heads = 4, "kv_heads");
     BREAK(attention, "odd", a->causal = 1, "causal");
-    BREAK(attention, "odd", a->key_len = 132, "key_len");
+    BREAK(attention, "key length", a->keys.dtype = DT_F32, "keys");
+    BREAK(attention, "key length", a->keys.cols = 2, "keys");
     BREAK(attention, "odd", a->scale = 0, "scale");
     BREAK(attention, "odd", a->k.dtype = DT_F32, "k");
     BREAK(timestep, "steps", a->y.cols--, "cols");

@@ -61,6 +61,8 @@ struct checkpoint {
     enum dtype dtype; /* of SHAPES_ONLY and RANDOM */
     uint64_t seed;
     uintptr_t next_address; /* SHAPES_ONLY */
+    checkpoint_placer *place;
+    void *place_user;
 };
 
 enum klein_status checkpoint_new(const struct model_config *config, struct checkpoint **out,

@@ -40,7 +40,7 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
         .act = a->q.dtype,
         .heads = a->heads,
         .queries = a->q.rows,
-        .keys = a->key_len ? a->key_len : a->k.rows,
+        .keys = a->k.rows,
         .head_dim = a->head_dim,
         .aligned = aligned(a->q) && aligned(a->k) && aligned(a->v) && aligned(a->o),
     };

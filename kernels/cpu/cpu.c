@@ -76,7 +76,8 @@ enum klein_status cpu_open(const struct device_options *options, struct device *
                                 .alloc = host_alloc,
                                 .free = host_free,
                                 .upload = host_upload,
-                                .download = host_download};
+                                .download = host_download,
+                                .copy = host_copy};
     char name[64];
     processor_name(name, sizeof name);
     snprintf(cpu->base.description, sizeof cpu->base.description, "%s, %d thread%s, %s", name, threads,

@@ -65,7 +65,8 @@ enum klein_status null_open(const struct device_options *options, struct device 
                                  .alloc = null_alloc,
                                  .free = null_free,
                                  .upload = null_upload,
-                                 .download = null_download};
+                                 .download = null_download,
+                                 .copy = null_upload};
     null->next = (uintptr_t)1 << 52; /* beyond user space on x86-64 */
     *out = &null->base;
     return KLEIN_OK;

@@ -67,7 +67,7 @@ static enum klein_status step(struct gpu *g, const char *fast, const char *any, 
 
 enum klein_status pointwise_euler(struct gpu *g, const struct euler_args *a, struct klein_error *err)
 {
-    return step(g, "step_euler_f32", "step_euler_any", a->y, a->x, a->v, a->dt, err);
+    return step(g, "step_euler_f32", "step_euler_any", a->y, a->x, a->v, 0, err);
 }
 
 enum klein_status pointwise_cfg(struct gpu *g, const struct cfg_args *a, struct klein_error *err)

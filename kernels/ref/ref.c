@@ -25,7 +25,8 @@ enum klein_status ref_open(const struct device_options *options, struct device *
                            .alloc = host_alloc,
                            .free = host_free,
                            .upload = host_upload,
-                           .download = host_download};
+                           .download = host_download,
+                           .copy = host_copy};
     *out = dev;
     return KLEIN_OK;
 }

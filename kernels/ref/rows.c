@@ -94,7 +94,8 @@ enum klein_status REF(euler)(struct device *dev, const struct euler_args *a, str
     for (int i = 0; i < a->x.rows; i++)
         for (int c = 0; c < a->x.cols; c++)
             tensor_set(a->y, i, c,
-                       (float)((real)tensor_get(a->x, i, c) + (real)a->dt * (real)tensor_get(a->v, i, c)));
+                       (float)((real)tensor_get(a->x, i, c) +
+                               (real)tensor_get(a->dt, 0, 0) * (real)tensor_get(a->v, i, c)));
     return KLEIN_OK;
 }
 

@@ -12,8 +12,8 @@ void fixture_open(struct fixture *f, const char *model, const char *device, enum
     OK(checkpoint_open(&(struct checkpoint_paths){.model = model}, &f->checkpoint, &err));
     f->model = malloc(sizeof *f->model);
     cr_assert(f->model);
-    OK(model_bind(f->model, f->checkpoint, &err));
     OK(device_open(device, &(struct device_options){.threads = 2}, &f->device, &err));
+    OK(model_place(f->model, f->checkpoint, f->device, act, &err));
     void *memory = f->device->alloc(f->device, ARENA_BYTES);
     cr_assert(memory);
     arena_over(&f->arena, memory, ARENA_BYTES);

@@ -33,6 +33,12 @@ static enum klein_status device_download(struct device *dev, void *host, const v
     return gpu_download(gpu_of(dev), host, from, bytes, err);
 }
 
+static enum klein_status device_copy(struct device *dev, void *to, const void *from, size_t bytes,
+                                     struct klein_error *err)
+{
+    return gpu_copy(gpu_of(dev), to, from, bytes, err);
+}
+
 static void close_device(struct device *dev)
 {
     struct gpu_device *d = (struct gpu_device *)dev;
@@ -57,6 +63,7 @@ struct gpu_device *gpu_device_open(const struct op_table *ops)
                               .alloc = device_alloc,
                               .free = device_free,
                               .upload = device_upload,
-                              .download = device_download};
+                              .download = device_download,
+                              .copy = device_copy};
     return d;
 }

@@ -19,7 +19,9 @@ enum draw {
     COSINE,
     SINE,
     BYTE,
-    INDEX /* 0 .. n - 1 of the case */
+    INDEX, /* 0 .. n - 1 of the case */
+    KEYS,  /* key_len of the case */
+    STEP   /* a step of the sampler */
 };
 
 static uint64_t mix(uint64_t x)
@@ -62,6 +64,10 @@ static double draw_value(enum draw how, const struct op_case *c, struct tensor t
         return (double)((row * 3 + col) % 256);
     case INDEX:
         return floor(uniform(state) * c->k);
+    case KEYS:
+        return c->key_len;
+    case STEP:
+        return -0.0326;
     default:
         return 0;
     }
@@ -215,12 +221,12 @@ static void make_attention(struct maker *m, const struct op_case *c, struct atte
     a->heads = c->heads;
     a->kv_heads = c->kv_heads;
     a->head_dim = c->hd;
-    a->key_len = c->key_len;
     a->causal = c->causal;
     a->scale = (float)(1 / sqrt(c->hd));
     add_x(m, &a->q, c->m, c->heads * c->hd);
     add_x(m, &a->k, c->n, c->kv_heads * c->hd);
     add_act(m, &a->v, c->n, c->kv_heads * c->hd, NORMAL, 0);
+    if (c->key_len) add(m, &a->keys, DT_I32, DT_I32, 1, 1, KEYS);
     add_y(m, &a->o, c->m, c->heads * c->hd, -1);
 }
 
@@ -315,7 +321,7 @@ static void make_args(struct maker *m, const struct op_case *c)
         add_f32(m, &call->args.euler.v, c->m, c->k, NORMAL);
         add_f32(m, &call->args.euler.y, c->m, c->k, NOTHING);
         if (c->options & IN_PLACE) call->operand[2].same_as = 0;
-        call->args.euler.dt = -0.0326f;
+        add_f32(m, &call->args.euler.dt, 1, 1, STEP);
         break;
     case OP_cfg:
         add_f32(m, &call->args.cfg.cond, c->m, c->k, NORMAL);

@@ -117,7 +117,7 @@ enum klein_status ISA(cpu_attention)(struct device *dev, const struct attention_
         a.k = widened(cpu, a.k, &scratch);
         a.v = widened(cpu, a.v, &scratch);
     }
-    int keys = a.key_len ? a.key_len : a.k.rows;
+    int keys = attention_keys(&a);
     enum klein_status status = KLEIN_OK;
 #pragma omp parallel num_threads(dev->threads)
     {
