@@ -435,3 +435,61 @@ Test(kernels_norm, counters)
         device_close(&d->base);
     }
 }
+
+/* ---- dependent launches -------------------------------------------------------------------------------------------------------- */
+
+/* A chain of launches, each of which reads what the one before it has written; waited for one by one if `apart`. Hash of the last two
+ * results. */
+static uint64_t chain(const struct chip *chip, int apart, struct softgpu_counters *counters)
+{
+    enum { ROWS = 64, COLS = 256, N = ROWS * COLS };
+    static float values[N];
+    for (int i = 0; i < N; i++) values[i] = (float)((i * 7919 % 1009) - 504) / 256;
+    struct gpu_device *d = open_chip(chip, 0);
+    struct tensor x = on_gpu(d, DT_F32, ROWS, COLS, values), w = tensor_of(x.ptr, DT_F32, 1, COLS), f[3],
+                  h[5], stats = on_gpu(d, DT_F32, 32, 2, NULL), bytes = on_gpu(d, DT_U8, ROWS, COLS, NULL);
+    struct tensor scales = on_gpu(d, DT_BF16, 1, COLS, NULL);
+    for (int i = 0; i < 3; i++) f[i] = on_gpu(d, DT_F32, ROWS, COLS, NULL);
+    for (int i = 0; i < 5; i++) h[i] = on_gpu(d, DT_BF16, ROWS, COLS, NULL);
+    struct gn_stats_args gs = {stats, h[2], 1e-6f};
+    void *scratch;
+    OK(gpu_alloc(d->gpu, norm_gn_stats_scratch(&gs), &scratch, &err));
+    OK(gpu_sync(d->gpu, &err));
+    softgpu_reset_counters();
+    struct gpu *g = d->gpu;
+#define THEN(call)                                                                                           \
+    OK(call);                                                                                                \
+    if (apart) OK(gpu_sync(g, &err))
+    THEN(pointwise_euler(g, &(struct euler_args){f[0], x, x, -0.25f}, &err));
+    THEN(pointwise_cfg(g, &(struct cfg_args){f[1], f[0], x, 4}, &err));
+    THEN(pointwise_copy(g, &(struct copy_args){h[0], f[1]}, &err));
+    THEN(norm_rmsnorm(g, &(struct rmsnorm_args){h[1], h[0], scales, 1e-6f}, &err));
+    THEN(norm_adaln(g, &(struct adaln_args){.y = h[2], .x = h[1], .shift = {w}, .scale = {w}, .eps = 1e-6f},
+                    &err));
+    THEN(norm_gn_stats(g, &gs, scratch, &err));
+    THEN(norm_gn_apply(g, &(struct gn_apply_args){h[3], h[2], {stats, scales, scales}, 1}, &err));
+    THEN(pointwise_to_u8(g, &(struct to_u8_args){bytes, h[3]}, &err));
+    THEN(pointwise_from_u8(g, &(struct from_u8_args){h[4], bytes}, &err));
+    THEN(pointwise_copy(g, &(struct copy_args){f[2], h[4]}, &err));
+    THEN(pointwise_euler(g, &(struct euler_args){f[0], f[2], x, 1}, &err)); /* overwrites what cfg reads */
+#undef THEN
+    float *y[2] = {from_gpu(d, f[0]), from_gpu(d, f[1])};
+    softgpu_read_counters(counters);
+    uint64_t hash = fnv1a(y[0], N * sizeof(float)) * 31 + fnv1a(y[1], N * sizeof(float));
+    free(y[0]), free(y[1]);
+    device_close(&d->base);
+    return hash;
+}
+
+Test(kernels_norm, dependent_launches_wait)
+{
+    struct softgpu_counters c;
+    uint64_t first = chain(&(struct chip){"sm_80", 0, SOFTGPU_NOW}, 1, &c);
+    cr_assert(c.kernels == 12 && c.dependents == 0, "%d, %d", (int)c.kernels, (int)c.dependents);
+    for (int seed = 0; seed < 6; seed++)
+        for (int apart = 0; apart < 2; apart++) {
+            struct chip chip = {"sm_90a", (uint64_t)seed, (enum softgpu_async)(seed % 3)};
+            cr_assert(chain(&chip, apart, &c) == first, "seed %d, apart %d", seed, apart);
+            cr_assert(c.kernels == 12 && c.dependents == 12, "%d, %d", (int)c.kernels, (int)c.dependents);
+        }
+}

@@ -263,6 +263,11 @@ Test(planted, not_an_mbarrier)
     expect_sm90(BUG90_NOT_INITIALISED, "is not an initialised mbarrier");
 }
 
+Test(planted, missing_grid_wait)
+{
+    expect_sm90(BUG90_NO_GRID_WAIT, "writes global memory before griddepcontrol.wait");
+}
+
 Test(planted, register_budget)
 {
     expect_sm90(BUG90_REGISTERS, "registers are free in the block");

@@ -133,6 +133,8 @@ DEVICE void attention_sm80(const flash_args &args)
                *v_matrix = static_cast<const bf16 *>(args.v) + (int64_t)kv_head * WIDTH;
     const uint32_t q_tile = shared_address(s.q), k_tile = shared_address(s.k), v_tile = shared_address(s.v);
 
+    grid_wait();
+    grid_launch_dependents();
     copy_tile<ROWS>(s.q, q_matrix, args.ldq, row0, args.queries);
     copy_tile<keys>(s.k, k_matrix, args.ldk, 0, args.keys);
     cp_async_commit();

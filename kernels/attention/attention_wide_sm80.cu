@@ -91,6 +91,8 @@ KERNEL(attention_wide_sm80, flash_args, ATTENTION_WIDE_SM80_THREADS, 1)
                           0};
     const uint32_t q_slabs = shared_address(s.q), p_tile = shared_address(s.p);
 
+    grid_wait();
+    grid_launch_dependents();
     for (int i = 0; i < slabs; i++)
         copy_slab<ROWS, THREADS>(q_slabs + i * SLAB_BYTES, q_matrix + i * SLAB, args.ldq, row0, args.queries);
     for (int i = 0; i < STAGES - 1; i++) stream_copy(stream, args, end); /* the first takes Q along */

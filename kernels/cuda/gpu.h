@@ -43,6 +43,7 @@ struct gpu {
         const char *name;
         CUfunction handle;
         unsigned shared; /* MAX_DYNAMIC_SHARED_SIZE_BYTES as set */
+        int waits;       /* compiled for sm_90 or later: its griddepcontrol.wait is there */
     } functions[GPU_FUNCTIONS_MAX];
     int function_count;
 };
@@ -86,7 +87,7 @@ struct launch {
     unsigned threads; /* the kernel's own number */
     unsigned shared;  /* bytes of dynamic shared memory */
     const void *args;
-    int dependent; /* may start before the kernel before it has ended: it executes griddepcontrol.wait; sm_90 and later */
+    int dependent; /* may start before the kernel before it has ended: it executes grid_wait; no effect before sm_90 */
 };
 enum klein_status gpu_launch(struct gpu *g, const struct launch *l, struct klein_error *err);
 /* How many blocks of it fit on one multiprocessor. */

@@ -35,17 +35,19 @@ static enum klein_status find(struct gpu *g, const char *kernel, int *out, struc
     if (g->function_count == GPU_FUNCTIONS_MAX)
         return fail(err, KLEIN_E_INTERNAL, "more than %d kernels in use", GPU_FUNCTIONS_MAX);
     CUfunction handle;
+    int virtual = 0;
     TRY(gpu_check(g, g->cu->ModuleGetFunction(&handle, g->modules[m].handle, kernel), kernel, err));
+    TRY(gpu_check(g, g->cu->FuncGetAttribute(&virtual, CU_FUNC_ATTRIBUTE_PTX_VERSION, handle), kernel, err));
     *out = g->function_count++;
     g->functions[*out].name = kernel;
     g->functions[*out].handle = handle;
     g->functions[*out].shared = 48 * 1024; /* the driver's default */
+    g->functions[*out].waits = virtual >= 90;
     return KLEIN_OK;
 }
 
-/* The function, allowed to use l->shared bytes. */
-static enum klein_status prepare(struct gpu *g, const struct launch *l, CUfunction *out,
-                                 struct klein_error *err)
+/* The function's index, allowed to use l->shared bytes. */
+static enum klein_status prepare(struct gpu *g, const struct launch *l, int *out, struct klein_error *err)
 {
     int i;
     TRY(find(g, l->kernel, &i, err));
@@ -57,14 +59,14 @@ static enum klein_status prepare(struct gpu *g, const struct launch *l, CUfuncti
                       l->kernel, err));
         g->functions[i].shared = l->shared;
     }
-    *out = g->functions[i].handle;
+    *out = i;
     return KLEIN_OK;
 }
 
 enum klein_status gpu_launch(struct gpu *g, const struct launch *l, struct klein_error *err)
 {
-    CUfunction function;
-    TRY(prepare(g, l, &function, err));
+    int i;
+    TRY(prepare(g, l, &i, err));
     CUlaunchAttribute dependent = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                                    .value.programmaticStreamSerializationAllowed = 1};
     CUlaunchConfig config = {
@@ -77,19 +79,21 @@ enum klein_status gpu_launch(struct gpu *g, const struct launch *l, struct klein
         .sharedMemBytes = l->shared,
         .hStream = g->stream,
         .attrs = &dependent,
-        .numAttrs = l->dependent && g->arch >= 90,
+        .numAttrs = l->dependent && g->functions[i].waits,
     };
     void *arguments[] = {(void *)(uintptr_t)l->args};
-    TRY(gpu_check(g, g->cu->LaunchKernelEx(&config, function, arguments, NULL), l->kernel, err));
+    TRY(gpu_check(g, g->cu->LaunchKernelEx(&config, g->functions[i].handle, arguments, NULL), l->kernel,
+                  err));
     return g->sync_each ? gpu_check(g, g->cu->StreamSynchronize(g->stream), l->kernel, err) : KLEIN_OK;
 }
 
 enum klein_status gpu_occupancy(struct gpu *g, const struct launch *l, int *blocks, struct klein_error *err)
 {
-    CUfunction function;
-    TRY(prepare(g, l, &function, err));
-    return gpu_check(g, g->cu->OccupancyMaxActiveBlocks(blocks, function, (int)l->threads, l->shared),
-                     l->kernel, err);
+    int i;
+    TRY(prepare(g, l, &i, err));
+    return gpu_check(
+        g, g->cu->OccupancyMaxActiveBlocks(blocks, g->functions[i].handle, (int)l->threads, l->shared),
+        l->kernel, err);
 }
 
 enum klein_status gpu_registers(struct gpu *g, const char *kernel, int *registers, struct klein_error *err)

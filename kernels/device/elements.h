@@ -7,6 +7,7 @@
 #define KLEIN_DEVICE_ELEMENTS_H
 
 #include "ptx_narrow.h"
+#include "ptx_sm90.h"
 
 struct f16 {
     uint16_t bits;

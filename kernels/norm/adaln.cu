@@ -4,6 +4,8 @@
 /* Any type, width and alignment: the row is read three times, an element at a time. */
 KERNEL(adaln_any, adaln_kernel_args, ADALN_THREADS, 1)
 {
+    grid_wait();
+    grid_launch_dependents();
     const int row = block_x() * ADALN_ROWS + warp_index();
     if (row >= args.rows) return;
     const int group = row >= args.split;

@@ -35,6 +35,8 @@ DEVICE void groupnorm_stats(const groupnorm_stats_args &args)
     SHARED(groupnorm_stats_shared<n>, s);
     const place at = place_in(args.spread);
     const int down = args.spread.down, across = args.spread.across;
+    grid_wait();
+    grid_launch_dependents();
 
     moments sum[n] = {};
     int count = 0;
@@ -119,6 +121,8 @@ DEVICE void combine(const groupnorm_combine_args &args)
 {
     SHARED(groupnorm_combine_shared, s);
     const int group = block_x(), size = args.group_size, chunks = ceil_div(args.rows, args.rows_per_block);
+    grid_wait();
+    grid_launch_dependents();
     double sum = 0, squares = 0; /* of all values; about zero, which f64 bears */
     for (int i = thread_index(); i < chunks * size; i += GROUPNORM_COMBINE_THREADS) {
         const int chunk = i / size, from = chunk * args.rows_per_block;
@@ -170,6 +174,8 @@ DEVICE void groupnorm_apply(const groupnorm_apply_args &args)
     SHARED(groupnorm_apply_shared<n>, s);
     const int across = args.spread.across, down = args.spread.down;
     const int first = block_x() % args.spread.tiles * across * n; /* channel of the tile */
+    grid_wait();
+    grid_launch_dependents();
     for (int c = thread_index(); c < across * n && first + c < args.cols; c += SPREAD_THREADS) {
         const int64_t group = (first + c) / args.group_size * args.stats.ld;
         s.mean[c % n][c / n] = load_any(args.stats.ptr, ELEMENT_F32, group);

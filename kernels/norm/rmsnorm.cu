@@ -7,6 +7,8 @@ template <class T, int width>
 DEVICE void rmsnorm(const rmsnorm_kernel_args &args)
 {
     constexpr int n = 16 / (int)sizeof(T), vectors = width / n / 32; /* of a lane */
+    grid_wait();
+    grid_launch_dependents();
     const int row = block_x() * RMSNORM_ROWS + warp_index();
     if (row >= args.rows) return;
     packed<T, n> x[vectors] = {};
@@ -49,6 +51,8 @@ DEVICE void rmsnorm(const rmsnorm_kernel_args &args)
 /* Any types, width and alignment: the row is read twice, an element at a time. */
 KERNEL(rmsnorm_any, rmsnorm_kernel_args, RMSNORM_THREADS, 1)
 {
+    grid_wait();
+    grid_launch_dependents();
     const int row = block_x() * RMSNORM_ROWS + warp_index();
     if (row >= args.rows) return;
     float squares = 0;

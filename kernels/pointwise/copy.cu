@@ -9,6 +9,8 @@ DEVICE void copy_rows(const copy_kernel_args &args)
     enum { BATCH = 4 };
     const place at = place_in(args.spread);
     const int down = args.spread.down;
+    grid_wait();
+    grid_launch_dependents();
     for (int row = at.first; row < at.end; row += BATCH * down) {
         int from[BATCH]; /* all before the first load: else each load would wait for its row's number */
         UNROLL

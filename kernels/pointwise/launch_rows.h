@@ -55,11 +55,14 @@ static inline enum klein_status launch_rows(struct gpu *g, const char *kernel, i
     if (blocks > INT32_MAX)
         return fail(err, KLEIN_E_UNSUPPORTED, "%s: %s: %lld blocks are more than a launch can have", g->name,
                     kernel, (long long)blocks);
-    return gpu_launch(
-        g,
-        &(struct launch){
-            .kernel = kernel, .grid = {(unsigned)blocks}, .threads = threads, .shared = shared, .args = args},
-        err);
+    return gpu_launch(g,
+                      &(struct launch){.kernel = kernel,
+                                       .grid = {(unsigned)blocks},
+                                       .threads = threads,
+                                       .shared = shared,
+                                       .args = args,
+                                       .dependent = 1},
+                      err);
 }
 
 static inline enum klein_status launch_spread(struct gpu *g, const char *kernel, const struct spread *s,

@@ -38,6 +38,8 @@ DEVICE void load_4(float (&f)[4], const matrix &m, int aligned, int row, int col
 /* tokens = (image - mean) / sqrt(var + eps) */
 KERNEL(patch_pack, patch_kernel_args, PATCH_THREADS, 4)
 {
+    grid_wait();
+    grid_launch_dependents();
     const int64_t i = (int64_t)block_x() * PATCH_THREADS + thread_index();
     if (i >= args.threads) return;
     const patch_place p = patch_place_of(args, i);
@@ -61,6 +63,8 @@ KERNEL(patch_pack, patch_kernel_args, PATCH_THREADS, 4)
 /* image = tokens * sqrt(var + eps) + mean */
 KERNEL(patch_unpack, patch_kernel_args, PATCH_THREADS, 4)
 {
+    grid_wait();
+    grid_launch_dependents();
     const int64_t i = (int64_t)block_x() * PATCH_THREADS + thread_index();
     if (i >= args.threads) return;
     const patch_place p = patch_place_of(args, i);

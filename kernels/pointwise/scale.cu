@@ -5,6 +5,8 @@
 KERNEL(scale_f32, scale_args, SCALE_THREADS, 1)
 {
     const int64_t vectors = args.n / 4;
+    grid_wait();
+    grid_launch_dependents();
     for (int64_t i = (int64_t)block_x() * SCALE_THREADS + thread_index(); i < vectors;
          i += (int64_t)grid_x() * SCALE_THREADS) {
         u32x4 v = ld_global_16(args.x + 4 * i);

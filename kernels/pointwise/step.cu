@@ -6,6 +6,8 @@ template <class T, int n, class F>
 DEVICE void step_map(const step_args &args, F combine)
 {
     const place at = place_in(args.spread);
+    grid_wait();
+    grid_launch_dependents();
     for (int row = at.first; row < at.end; row += args.spread.down) {
         float a[n], b[n];
         unpack(a, load<T, n>(args.a, row, at.column * n));

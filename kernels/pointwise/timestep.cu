@@ -17,6 +17,8 @@ DEVICE double cosine_series(double r)
 
 KERNEL(timestep_f32, timestep_kernel_args, TIMESTEP_THREADS, 1)
 {
+    grid_wait();
+    grid_launch_dependents();
     const int i = block_x() * TIMESTEP_THREADS + thread_index();
     if (i >= args.steps * args.half) return;
     const int s = i / args.half, k = i - s * args.half;

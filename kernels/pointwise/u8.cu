@@ -17,6 +17,8 @@ template <class X, class Y, int n, class F>
 DEVICE void u8_map(const copy_kernel_args &args, F convert)
 {
     const place at = place_in(args.spread);
+    grid_wait();
+    grid_launch_dependents();
     for (int row = at.first; row < at.end; row += args.spread.down) {
         float f[n];
         unpack(f, load<X, n>(args.x, row, at.column * n));

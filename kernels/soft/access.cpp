@@ -70,6 +70,9 @@ void check_global(struct thread *t, const void *p, uint64_t bytes, uint32_t alig
         fault(t, CUDA_ERROR_ILLEGAL_ADDRESS, "%s %llu bytes out of bounds: %s", access_name(access),
               (unsigned long long)bytes, where);
     }
+    if (access == SOFT_WRITE && !t->block->grid->released)
+        fault(t, CUDA_ERROR_LAUNCH_FAILED,
+              "writes global memory before griddepcontrol.wait: the kernels before it may still use it");
     if (!memory_accessible(a, t->block->grid->device))
         fault(t, CUDA_ERROR_ILLEGAL_ADDRESS, "%s memory of device %d from device %d without peer access",
               access_name(access), a->device, t->block->grid->device);

@@ -105,6 +105,7 @@ ENTRY cuFuncGetAttribute(int *value, CUfunction_attribute attribute, CUfunction 
     case CU_FUNC_ATTRIBUTE_NUM_REGS:
         *value = f->registers;
         break;
+    case CU_FUNC_ATTRIBUTE_PTX_VERSION: /* kernels here wait whatever they were compiled for */
     case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
         *value = chip_of()->major * 10 + chip_of()->minor;
         break;

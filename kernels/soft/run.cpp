@@ -1,6 +1,6 @@
 /* run.cpp: executes launched kernels. Blocks are taken by the host threads in an order that depends on the seed; each runs to its end
  * on one of them. A programmatic dependent is treated as badly as the rules allow: a few of its blocks start before its predecessor
- * does anything, and are set aside where they wait for it. */
+ * does anything (also if that ended long ago), and are set aside where they wait for it. */
 #include "driver.h"
 
 #include <sched.h>
@@ -160,10 +160,11 @@ CUresult run_kernels(struct task *const *tasks, int count, int device)
         g->device = device;
         g->number = launches++;
         g->dependent = t->dependent;
-        g->released = i == 0;
+        g->released = !t->dependent;
         pthread_mutex_init(&g->lock, NULL);
     }
-    for (int i = count - 1; i > 0; i--) run_early(&grids[i], early[i], 1 + (i - 1) * EARLY_BLOCKS);
+    for (int i = count - 1; i >= 0; i--)
+        if (tasks[i]->dependent) run_early(&grids[i], early[i], 1 + i * EARLY_BLOCKS);
     CUresult result = CUDA_SUCCESS;
     for (int i = 0; i < count && result == CUDA_SUCCESS; i++) {
         struct grid *g = &grids[i];
@@ -173,6 +174,7 @@ CUresult run_kernels(struct task *const *tasks, int count, int device)
         if (result != CUDA_SUCCESS) set_report(g->report);
         struct softgpu_counters c = {};
         c.kernels = 1;
+        c.dependents = tasks[i]->dependent;
         counters_add(&c);
     }
     return result;

@@ -46,9 +46,9 @@ SOFTGPU_API const char *softgpu_report(void);
 
 /* Sums since the last softgpu_reset_counters, over all kernels and devices. */
 struct softgpu_counters {
-    uint64_t kernels, blocks;
-    uint64_t tensor_flops;              /* 2 per multiply-add of mma and wgmma */
-    uint64_t cp_async_bytes, tma_bytes; /* into shared memory; TMA counts full boxes, stores included */
+    uint64_t kernels, blocks, dependents; /* dependents: kernels launched as programmatic dependents */
+    uint64_t tensor_flops;                /* 2 per multiply-add of mma and wgmma */
+    uint64_t cp_async_bytes, tma_bytes;   /* into shared memory; TMA counts full boxes, stores included */
     uint64_t host_to_device, device_to_host, device_to_device, peer; /* bytes of memcpy */
     uint64_t barriers;                                               /* completed block and named barriers */
     uint64_t shared_wavefronts; /* ldmatrix/stmatrix phases that were needed ... */
