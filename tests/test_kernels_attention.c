@@ -146,6 +146,11 @@ static void check_slope(const char *kernel, float slope, int queries, int keys, 
             cr_assert(t[i].ptr);
             if (i < 3) OK(devices[x]->upload(devices[x], t[i].ptr, host[i], bytes, &err));
         }
+        struct tensor count = {0};
+        if (key_len) {
+            count = tensor_of(devices[x]->alloc(devices[x], 4), DT_I32, 1, 1);
+            OK(devices[x]->upload(devices[x], count.ptr, &(int32_t){key_len}, 4, &err));
+        }
         OK(devices[x]->ops->attention(devices[x],
                                       &(struct attention_args){.q = t[0],
                                                                .k = t[1],
@@ -154,7 +159,7 @@ static void check_slope(const char *kernel, float slope, int queries, int keys, 
                                                                .heads = 1,
                                                                .kv_heads = 1,
                                                                .head_dim = HD,
-                                                               .key_len = key_len,
+                                                               .keys = count,
                                                                .scale = 1},
                                       &err));
         o[x] = malloc((size_t)queries * HD * sizeof(bf16));
@@ -162,6 +167,7 @@ static void check_slope(const char *kernel, float slope, int queries, int keys, 
         OK(devices[x]->download(devices[x], o[x], t[3].ptr, (size_t)queries * HD * sizeof(bf16), &err));
         for (int i = 0; i < 4; i++)
             devices[x]->free(devices[x], t[i].ptr, (size_t)rows[i] * HD * sizeof(bf16));
+        if (key_len) devices[x]->free(devices[x], count.ptr, 4);
     }
     /* Both round to bf16 once (2^-9), and P V has bf16 probabilities (2^-9): at most 2^-7 of the largest |v| apart. */
     double most = max_abs_diff(tensor_of(o[0], DT_BF16, queries, HD), tensor_of(o[1], DT_BF16, queries, HD));

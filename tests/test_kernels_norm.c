@@ -402,8 +402,8 @@ static void count_pointwise(struct gpu_device *d, enum dtype act)
     OK(pointwise_copy(d->gpu, &(struct copy_args){h, f}, &err));
     check_counters(d, "copy", n * (4 + size), 0);
     start_counting(d);
-    OK(pointwise_euler(d->gpu, &(struct euler_args){v, v, f, 0.25f}, &err));
-    check_counters(d, "euler", n * 12, 0);
+    OK(pointwise_euler(d->gpu, &(struct euler_args){v, v, f, on_gpu(d, DT_F32, 1, 1, NULL)}, &err));
+    check_counters(d, "euler", n * 12, 0.03); /* and dt, once a warp */
     start_counting(d);
     OK(pointwise_cfg(d->gpu, &(struct cfg_args){v, v, f, 4}, &err));
     check_counters(d, "cfg", n * 12, 0);
@@ -460,7 +460,7 @@ static uint64_t chain(const struct chip *chip, int apart, struct softgpu_counter
 #define THEN(call)                                                                                           \
     OK(call);                                                                                                \
     if (apart) OK(gpu_sync(g, &err))
-    THEN(pointwise_euler(g, &(struct euler_args){f[0], x, x, -0.25f}, &err));
+    THEN(pointwise_euler(g, &(struct euler_args){f[0], x, x, tensor_of(x.ptr, DT_F32, 1, 1)}, &err));
     THEN(pointwise_cfg(g, &(struct cfg_args){f[1], f[0], x, 4}, &err));
     THEN(pointwise_copy(g, &(struct copy_args){h[0], f[1]}, &err));
     THEN(norm_rmsnorm(g, &(struct rmsnorm_args){h[1], h[0], scales, 1e-6f}, &err));
@@ -471,7 +471,8 @@ static uint64_t chain(const struct chip *chip, int apart, struct softgpu_counter
     THEN(pointwise_to_u8(g, &(struct to_u8_args){bytes, h[3]}, &err));
     THEN(pointwise_from_u8(g, &(struct from_u8_args){h[4], bytes}, &err));
     THEN(pointwise_copy(g, &(struct copy_args){f[2], h[4]}, &err));
-    THEN(pointwise_euler(g, &(struct euler_args){f[0], f[2], x, 1}, &err)); /* overwrites what cfg reads */
+    THEN(pointwise_euler(g, &(struct euler_args){f[0], f[2], x, tensor_of(x.ptr, DT_F32, 1, 1)},
+                         &err)); /* overwrites what cfg reads */
 #undef THEN
     float *y[2] = {from_gpu(d, f[0]), from_gpu(d, f[1])};
     softgpu_read_counters(counters);

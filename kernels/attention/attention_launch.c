@@ -57,6 +57,7 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
         .ldv = (int)a->v.ld,
         .queries = shape.queries,
         .keys = shape.keys,
+        .key_count = a->keys.ptr,
         .head_dim = a->head_dim,
         .group = a->heads / a->kv_heads,
         .causal = a->causal,

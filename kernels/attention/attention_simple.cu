@@ -3,8 +3,7 @@
  *
  * A warp owns one query of one head and walks over the keys, 32 at a time: lane l computes the score of key l, the warp the softmax of
  * what has been seen (as in flash.inc), and lane l the columns l, l + 32, .. of the sum over values. */
-#include "../device/device.h"
-#include "../device/ptx.h"
+#include "flash.inc"
 
 enum { WARPS = ATTENTION_SIMPLE_THREADS / 32, LANES = 32, COLUMNS = ATTENTION_WIDTH_MAX / LANES };
 
@@ -64,8 +63,11 @@ DEVICE void attention_simple(const flash_args &args)
 {
     SHARED(attention_simple_shared, s);
     const int query = block_x() * WARPS + warp_index(), lane = lane_index(), width = args.head_dim;
+    grid_wait();
+    grid_launch_dependents();
     if (query >= args.queries) return; /* the whole warp; there is no block barrier */
-    const int head = block_y(), end = args.causal && query + 1 < args.keys ? query + 1 : args.keys;
+    const int head = block_y(), count = flash_keys(args),
+              end = args.causal && query + 1 < count ? query + 1 : count;
     const int64_t kv_column = (int64_t)(head / args.group) * width;
     const T *q = static_cast<const T *>(args.q) + (int64_t)query * args.ldq + (int64_t)head * width;
     const T *k = static_cast<const T *>(args.k) + kv_column, *v = static_cast<const T *>(args.v) + kv_column;

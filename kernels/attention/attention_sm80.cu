@@ -126,7 +126,6 @@ DEVICE void attention_sm80(const flash_args &args)
     using memory = attention_sm80_shared<mi, keys>;
     SHARED(memory, s);
     const int row0 = (args.causal ? grid_x() - 1 - block_x() : block_x()) * ROWS; /* the longest rows first */
-    const int end = args.causal && row0 + ROWS < args.keys ? row0 + ROWS : args.keys;
     const int head = block_y(), kv_head = head / args.group;
     const bf16 *q_matrix = static_cast<const bf16 *>(args.q) + (int64_t)head * WIDTH,
                *k_matrix = static_cast<const bf16 *>(args.k) + (int64_t)kv_head * WIDTH,
@@ -135,8 +134,9 @@ DEVICE void attention_sm80(const flash_args &args)
 
     grid_wait();
     grid_launch_dependents();
+    const int count = flash_keys(args), end = args.causal && row0 + ROWS < count ? row0 + ROWS : count;
     copy_tile<ROWS>(s.q, q_matrix, args.ldq, row0, args.queries);
-    copy_tile<keys>(s.k, k_matrix, args.ldk, 0, args.keys);
+    copy_tile<keys>(s.k, k_matrix, args.ldk, 0, count);
     cp_async_commit();
     float o[SLABS][mi][SLAB / 8][4] = {}, top[mi][2], sum[mi][2] = {};
     UNROLL
@@ -152,19 +152,20 @@ DEVICE void attention_sm80(const flash_args &args)
     }
 
     for (int key0 = 0; key0 < end; key0 += keys) {
-        copy_tile<keys>(s.v, v_matrix, args.ldv, key0, args.keys);
+        copy_tile<keys>(s.v, v_matrix, args.ldv, key0, count);
         cp_async_commit();
         float d[mi][keys / 8][4] = {};
         score_tile<mi, keys, held>(d, q, q_tile, sizeof s.q[0], k_tile);
         cp_async_wait<0>();
         sync_threads(); /* V is there, and K is free */
         if (key0 + keys < end) {
-            copy_tile<keys>(s.k, k_matrix, args.ldk, key0 + keys, args.keys);
+            copy_tile<keys>(s.k, k_matrix, args.ldk, key0 + keys, count);
             cp_async_commit();
         }
-        if (key0 + keys > args.keys || (args.causal && key0 + keys > row0 + 1)) {
+        if (key0 + keys > count || (args.causal && key0 + keys > row0 + 1)) {
             UNROLL
-            for (int i = 0; i < mi; i++) mask_scores(d[i], row0 + (warp_index() * mi + i) * 16, key0, args);
+            for (int i = 0; i < mi; i++)
+                mask_scores(d[i], row0 + (warp_index() * mi + i) * 16, key0, count, args.causal);
         }
         softmax_tile<mi, keys>(d, o, top, sum, args.scale_log2);
         add_values<mi, keys>(o, d, v_tile);

@@ -28,7 +28,7 @@ static_assert(sizeof(attention_wide_sm80_shared) == ATTENTION_WIDE_SM80_SHARED, 
 /* The slabs of K and V in the order of use. */
 struct slab_stream {
     const bf16 *k, *v;
-    int slabs, key0, next; /* the next to be copied: slab `next` of K, or next - slabs of V, at key0 */
+    int slabs, keys, key0, next; /* the next to be copied: slab `next` of K, or next - slabs of V, at key0 */
     uint32_t stages;
     int fill, use; /* stages */
 };
@@ -39,7 +39,7 @@ DEVICE void stream_copy(slab_stream &s, const flash_args &args, int end)
         const bool is_v = s.next >= s.slabs;
         copy_slab<KEYS, THREADS>(s.stages + s.fill * SLAB_BYTES,
                                  is_v ? s.v + (s.next - s.slabs) * SLAB : s.k + s.next * SLAB,
-                                 is_v ? args.ldv : args.ldk, s.key0, args.keys);
+                                 is_v ? args.ldv : args.ldk, s.key0, s.keys);
         if (++s.next == 2 * s.slabs) {
             s.next = 0;
             s.key0 += KEYS;
@@ -77,13 +77,13 @@ KERNEL(attention_wide_sm80, flash_args, ATTENTION_WIDE_SM80_THREADS, 1)
 {
     SHARED(attention_wide_sm80_shared, s);
     const int row0 = (args.causal ? grid_x() - 1 - block_x() : block_x()) * ROWS;
-    const int end = args.causal && row0 + ROWS < args.keys ? row0 + ROWS : args.keys;
     const int slabs = args.head_dim / SLAB, head = block_y(), kv_head = head / args.group;
     const int first = warp_index() % 4 * 16, side = warp_index() / 4, lane = lane_index();
     const bf16 *q_matrix = static_cast<const bf16 *>(args.q) + (int64_t)head * args.head_dim;
     slab_stream stream = {static_cast<const bf16 *>(args.k) + (int64_t)kv_head * args.head_dim,
                           static_cast<const bf16 *>(args.v) + (int64_t)kv_head * args.head_dim,
                           slabs,
+                          0,
                           0,
                           0,
                           shared_address(s.stage),
@@ -93,6 +93,8 @@ KERNEL(attention_wide_sm80, flash_args, ATTENTION_WIDE_SM80_THREADS, 1)
 
     grid_wait();
     grid_launch_dependents();
+    const int count = stream.keys = flash_keys(args),
+              end = args.causal && row0 + ROWS < count ? row0 + ROWS : count;
     for (int i = 0; i < slabs; i++)
         copy_slab<ROWS, THREADS>(q_slabs + i * SLAB_BYTES, q_matrix + i * SLAB, args.ldq, row0, args.queries);
     for (int i = 0; i < STAGES - 1; i++) stream_copy(stream, args, end); /* the first takes Q along */
@@ -111,8 +113,8 @@ KERNEL(attention_wide_sm80, flash_args, ATTENTION_WIDE_SM80_THREADS, 1)
             }
         }
 
-        if (key0 + KEYS > args.keys || (args.causal && key0 + KEYS > row0 + 1))
-            mask_scores(d[0], row0 + first, key0 + 32 * side, args);
+        if (key0 + KEYS > count || (args.causal && key0 + KEYS > row0 + 1))
+            mask_scores(d[0], row0 + first, key0 + 32 * side, count, args.causal);
         float most[2] = {row_max(d[0], 0), row_max(d[0], 1)}, other[2] = {most[0], most[1]};
         exchange(s.row, side, first, other);
         UNROLL

@@ -91,7 +91,8 @@ struct linear_kernel_args {
 };
 
 /* attention/: o = softmax(scale q k^T) v per head, rows of tokens, one head after the other within a row. Head h of q and o reads head
- * h / group of k and v. Leading dimensions in elements. Only keys < keys exist; causal: query i sees keys <= i.
+ * h / group of k and v. Leading dimensions in elements. Only keys < *key_count exist (NULL: < keys, the rows of k); causal: query i sees
+ * keys <= i.
  * The bf16 kernels copy 16 bytes at a time: pointers and the bytes of the leading dimensions are multiples of 16.
  * Launch ceil(queries / rows of the variant) x heads blocks (attention_pick.h). */
 enum {
@@ -109,6 +110,7 @@ struct flash_args {
     const void *q, *k, *v;
     int ldo, ldq, ldk, ldv;
     int queries, keys, head_dim, group, causal;
+    const int32_t *key_count;
     float scale_log2; /* scale / ln 2, positive: the softmax is computed with powers of 2 */
 };
 
@@ -191,11 +193,12 @@ struct copy_kernel_args {
     const int32_t *ids;
 };
 
-/* pointwise/step: euler: y = a + factor * b; cfg: y = a + factor * (b - a). f32. */
+/* pointwise/step: euler: y = a + *dt * b; cfg: y = a + guidance * (b - a). f32. */
 struct step_args {
     struct matrix y, a, b;
     struct spread spread;
-    float factor;
+    const float *dt;
+    float guidance;
 };
 
 /* pointwise/patch: image [h, w] of `channels` <-> f32 tokens; a thread per token and channel. */

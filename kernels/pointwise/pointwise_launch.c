@@ -55,24 +55,28 @@ enum klein_status pointwise_from_u8(struct gpu *g, const struct from_u8_args *a,
 
 /* ---- the sampler's step ---------------------------------------------------------------------------------------------- */
 
-static enum klein_status step(struct gpu *g, const char *fast, const char *any, struct tensor y,
-                              struct tensor a, struct tensor b, float factor, struct klein_error *err)
+static enum klein_status step(struct gpu *g, const char *fast, const char *any, struct step_args k,
+                              struct tensor y, struct tensor a, struct tensor b, struct klein_error *err)
 {
     if (rows_touch(y) && rows_touch(a) && rows_touch(b)) y = one_row(y), a = one_row(a), b = one_row(b);
     int fits = vectors_fit(y, 4) && vectors_fit(a, 4) && vectors_fit(b, 4);
-    struct step_args k = {matrix_of(y), matrix_of(a), matrix_of(b),
-                          spread_of(y.rows, y.cols, fits ? 4 : 1, 4), factor};
+    k.y = matrix_of(y);
+    k.a = matrix_of(a);
+    k.b = matrix_of(b);
+    k.spread = spread_of(y.rows, y.cols, fits ? 4 : 1, 4);
     return launch_spread(g, fits ? fast : any, &k.spread, 0, &k, err);
 }
 
 enum klein_status pointwise_euler(struct gpu *g, const struct euler_args *a, struct klein_error *err)
 {
-    return step(g, "step_euler_f32", "step_euler_any", a->y, a->x, a->v, 0, err);
+    struct step_args k = {.dt = a->dt.ptr};
+    return step(g, "step_euler_f32", "step_euler_any", k, a->y, a->x, a->v, err);
 }
 
 enum klein_status pointwise_cfg(struct gpu *g, const struct cfg_args *a, struct klein_error *err)
 {
-    return step(g, "step_cfg_f32", "step_cfg_any", a->y, a->uncond, a->cond, a->guidance, err);
+    struct step_args k = {.guidance = a->guidance};
+    return step(g, "step_cfg_f32", "step_cfg_any", k, a->y, a->uncond, a->cond, err);
 }
 
 /* ---- patches ---------------------------------------------------------------------------------------------------------- */
