@@ -316,6 +316,17 @@ DEVICE u32x4 ld_shared_16(uint32_t address SITE)
     return r;
 }
 
+DEVICE uint32_t ld_shared_4(uint32_t address SITE)
+{
+    uint32_t r;
+#ifdef __CUDACC__
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(r) : "r"(address) : "memory");
+#else
+    memcpy(&r, soft_shared(address, 4, SOFT_READ, site), 4);
+#endif
+    return r;
+}
+
 DEVICE void st_shared_16(uint32_t address, u32x4 v SITE)
 {
 #ifdef __CUDACC__

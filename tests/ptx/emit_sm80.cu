@@ -111,6 +111,10 @@ EMIT(ld_shared_16, "ld.shared.v4.u32 {%r", "}, [%r")
 {
     *p = ld_shared_16(u).w;
 }
+EMIT(ld_shared_4, "ld.shared.u32 %r", ", [%r")
+{
+    *p = ld_shared_4(u);
+}
 EMIT(st_shared_16, "st.shared.v4.u32 [%r", "], {%r")
 {
     st_shared_16(u, {u, v, u, v});
