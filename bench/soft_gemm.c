@@ -29,32 +29,33 @@ static enum klein_status map(struct gpu *g, void *p, int rows, int cols, int box
     return gpu_tensor_map(g, &box, out, err);
 }
 
-static enum klein_status run(struct gpu *g, struct gemm_args a, const char *kernel, int threads,
+static enum klein_status run(struct gpu *g, int m, int n, int k, const char *kernel, int threads,
                              struct klein_error *err)
 {
-    const size_t bytes[] = {sizeof(bf16) * (size_t)a.m * (size_t)a.k,
-                            sizeof(bf16) * (size_t)a.n * (size_t)a.k,
-                            sizeof(bf16) * (size_t)a.m * (size_t)a.n};
+    const size_t bytes[] = {sizeof(bf16) * (size_t)m * (size_t)k, sizeof(bf16) * (size_t)n * (size_t)k,
+                            sizeof(bf16) * (size_t)m * (size_t)n};
     void *memory[3];
     for (int i = 0; i < 3; i++) {
         TRY(gpu_alloc(g, bytes[i], &memory[i], err));
         TRY(gpu_fill(g, memory[i], 0x3c, bytes[i], err));
     }
-    a.a = memory[0], a.b = memory[1], a.c = memory[2];
-    struct gemm_sm90_args a90 = {.m = a.m, .n = a.n, .k = a.k};
-    struct launch l = {.kernel = kernel, .grid = {(unsigned)((a.m + 127) / 128 * ((a.n + 127) / 128))}};
+    struct linear_kernel_args a = {.x = memory[0], .ldx = k, .m = m, .k = k, .segments = 1};
+    a.segment[0] = (struct linear_segment){
+        .cols = n, .y_type = ELEMENT_BF16, .ldy = n, .y = memory[2], .group[0] = {.w = memory[1], .ldw = k}};
+    struct gemm_sm90_args a90 = {.m = m, .n = n, .k = k};
+    struct launch l = {.kernel = kernel, .grid = {(unsigned)((m + 127) / 128 * ((n + 127) / 128))}};
     if (strstr(kernel, "sm90")) {
         int bn = strstr(kernel, "x256") ? 256 : 128;
-        TRY(map(g, memory[0], a.m, a.k, 128, &a90.a, err));
-        TRY(map(g, memory[1], a.n, a.k, bn, &a90.b, err));
-        TRY(map(g, memory[2], a.m, a.n, 64, &a90.c, err));
+        TRY(map(g, memory[0], m, k, 128, &a90.a, err));
+        TRY(map(g, memory[1], n, k, bn, &a90.b, err));
+        TRY(map(g, memory[2], m, n, 64, &a90.c, err));
         l.args = &a90;
         l.threads = GEMM_SM90_THREADS;
         l.shared = bn == 256 ? GEMM_SM90_SHARED(256, 4) : GEMM_SM90_SHARED(128, 6);
     } else {
         l.args = &a;
         l.threads = GEMM_SM80_THREADS;
-        l.shared = (unsigned)(kernel[strlen(kernel) - 1] - '0') * GEMM_SM80_STAGE;
+        l.shared = GEMM_SM80_SHARED(128, (unsigned)(kernel[strlen(kernel) - 1] - '0'));
     }
     double best = 1e9;
     for (int i = 0; i < 3; i++) {
@@ -66,13 +67,13 @@ static enum klein_status run(struct gpu *g, struct gemm_args a, const char *kern
     }
     printf("%s %dx%dx%d on %d host threads: %.1f ms of processor time, %.1f GFLOP/s per core (emulation, not "
            "a GPU)\n",
-           kernel, a.m, a.n, a.k, threads, 1e3 * best, 2e-9 * a.m * a.n * a.k / best);
+           kernel, m, n, k, threads, 1e3 * best, 2e-9 * m * n * k / best);
     return KLEIN_OK;
 }
 
 int main(int argc, char **argv)
 {
-    const char *kernel = argc > 1 ? argv[1] : "gemm_sm80_128x128_s3";
+    const char *kernel = argc > 1 ? argv[1] : "gemm_sm80_linear_128x128_s3";
     int m = argc > 4 ? atoi(argv[2]) : 512, n = argc > 4 ? atoi(argv[3]) : 512,
         k = argc > 4 ? atoi(argv[4]) : 1024;
     int threads = argc > 5 ? atoi(argv[5]) : 1;
@@ -85,9 +86,7 @@ int main(int argc, char **argv)
     softgpu_configure(&c);
     enum klein_status status = driver_open(1, &cu, &err);
     if (status == KLEIN_OK) status = gpu_open(&cu, 0, &g, &err);
-    if (status == KLEIN_OK)
-        status = run(g, (struct gemm_args){.m = m, .n = n, .k = k, .lda = k, .ldb = k, .ldc = n}, kernel,
-                     threads, &err);
+    if (status == KLEIN_OK) status = run(g, m, n, k, kernel, threads, &err);
     if (status != KLEIN_OK) fprintf(stderr, "soft_gemm: %s\n", err.message);
     gpu_close(g);
     return status != KLEIN_OK;

@@ -10,25 +10,27 @@ typedef void gemm_fn(struct gpu *g, void *c, void *a, void *b, int m, int n, int
 static void run_sm80(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel,
                      unsigned stages)
 {
-    struct gemm_args args = {c, a, b, m, n, k, k, k, n};
+    struct linear_kernel_args args = {.x = a, .ldx = k, .m = m, .k = k, .segments = 1};
+    args.segment[0] = (struct linear_segment){
+        .cols = n, .y_type = ELEMENT_BF16, .ldy = n, .y = c, .group[0] = {.w = b, .ldw = k}};
     unsigned blocks = (unsigned)((m + 127) / 128 * ((n + 127) / 128));
     OK(gpu_launch(g,
                   &(struct launch){.kernel = kernel,
                                    .grid = {blocks},
                                    .threads = GEMM_SM80_THREADS,
-                                   .shared = stages * GEMM_SM80_STAGE,
+                                   .shared = GEMM_SM80_SHARED(128, stages),
                                    .args = &args},
                   &err));
 }
 
 static void gemm_sm80_s2(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
 {
-    run_sm80(g, c, a, b, m, n, k, "gemm_sm80_128x128_s2", 2);
+    run_sm80(g, c, a, b, m, n, k, "gemm_sm80_linear_128x128_s2", 2);
 }
 
 static void gemm_sm80_s3(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
 {
-    run_sm80(g, c, a, b, m, n, k, "gemm_sm80_128x128_s3", 3);
+    run_sm80(g, c, a, b, m, n, k, "gemm_sm80_linear_128x128_s3", 3);
 }
 
 static void run_sm90(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel,

@@ -35,18 +35,6 @@ struct scale_args {
     int64_t n;
 };
 
-/* gemm/: c[m, n] = a[m, k] b[n, k]^T, row-major, leading dimensions in elements. Rows are 16-byte aligned: pointers, and the bytes
- * of lda, ldb, ldc; k and n are multiples of 8. Launch ceil(m / 128) * ceil(n / 128) blocks. */
-enum {
-    GEMM_SM80_THREADS = 128,
-    GEMM_SM80_STAGE = 32768 /* bytes of dynamic shared memory per stage (_s2, _s3) */
-};
-struct gemm_args {
-    bf16 *c;
-    const bf16 *a, *b;
-    int m, n, k, lda, ldb, ldc;
-};
-
 /* gemm/, op linear (ops.h): y = epilogue(x W^T + bias). A product is cut into
  *   groups of rows:      rows < split use group[0] of everything, the others group[1] (split 0: all use [0]); no tile straddles;
  *   segments of columns: each has its rows of W, its epilogue and its place in the output; no tile straddles.
@@ -56,7 +44,9 @@ struct gemm_args {
  *   LINEAR_SEGMENT_SWIGLU     y = silu(x w^T) * (x up^T)             row j of w and row j of up make column j
  *   LINEAR_SEGMENT_NORM_ROPE  y = rope(rms(.) * norm)                per head of head_dim columns; cols is a multiple of head_dim
  * Weights are row-major [rows, k], ldw elements apart, BF16 (x BF16) or e4m3 with one scale per row (x e4m3 with scales).
- * Vectors (bias, gate, norm) are F32 and indexed by the segment's column (norm: by the column within the head). */
+ * Vectors (bias, gate, norm) are F32 and indexed by the segment's column (norm: by the column within the head).
+ * The matrix kernels move 16 bytes of x, w, up, residual and y at a time (8 of f32 y, and of vectors and tables): pointers and the bytes
+ * of leading dimensions are multiples of that, k and cols fill whole pieces. */
 enum linear_segment_kind {
     LINEAR_SEGMENT_PLAIN,
     LINEAR_SEGMENT_SILU,
@@ -89,6 +79,16 @@ struct linear_kernel_args {
     float eps;
     struct linear_segment segment[LINEAR_SEGMENTS];
 };
+
+/* gemm/gemm_sm80.cu, gemm_sm89.cu: tiles of bm x 128 rows of W; a launch has a block per tile: (tiles of rows of group 0 + of group 1) x
+ * (the segments' tiles of rows of W; SWIGLU has 2 cols of them). head_dim is 128. linear: PLAIN, SILU, RESIDUAL; qkv: NORM_ROPE, PLAIN
+ * and SWIGLU, no bias, y BF16. */
+enum { GEMM_SM80_THREADS = 128 };
+#define GEMM_SM80_SHARED(bm, stages) ((stages) * ((bm) + 128u) * 128u) /* bytes of dynamic shared memory */
+
+/* gemm/quantise_sm89.cu: y = x as e4m3, each row divided by its scale, the largest magnitude / 448. A warp per row, ceil(rows / 8) blocks.
+ * x: BF16, 16-byte aligned rows of whole vectors; y: e4m3, 8-byte aligned rows. */
+enum { QUANTISE_THREADS = 256, QUANTISE_ROWS = QUANTISE_THREADS / 32 };
 
 /* attention/: o = softmax(scale q k^T) v per head, rows of tokens, one head after the other within a row. Head h of q and o reads head
  * h / group of k and v. Leading dimensions in elements. Only keys < *key_count exist (NULL: < keys, the rows of k); causal: query i sees
@@ -141,6 +141,44 @@ enum { SPREAD_THREADS = 256 };
 struct spread {
     int across, down, tiles;
     int vectors, rows, rows_per_block;
+};
+
+struct quantise_args {
+    struct matrix y, x;
+    float *row_scale;
+    int rows, cols;
+};
+
+/* gemm/linear_simple.cu: op linear for any operands, in two steps. product: z[rows, cols] = x w^T in f32, operands rounded to bf16 first
+ * if `round`; ceil(rows / 64) x ceil(cols / 64) blocks. finish: a segment's results from z, whose column w + j is column j of the segment
+ * (SWIGLU: gate; up + j the other); matrices begin at the row that z begins at, absent ones have ptr NULL. finish: a thread per result;
+ * rope (NORM_ROPE): a warp per row and head, norm by column within the head. */
+enum { LINEAR_SIMPLE_THREADS = 256, LINEAR_SIMPLE_TILE = 64, LINEAR_SIMPLE_SHARED = 2 * 16 * 68 * 4 };
+struct linear_product_args {
+    float *z;
+    int64_t ldz;
+    struct matrix x, w;
+    int rows, cols, k, round;
+};
+struct linear_finish_args {
+    const float *z;
+    int64_t ldz;
+    int kind, rows, cols, w, up;
+    struct matrix y, residual, bias, gate, norm, cos, sin;
+    int head_dim, half;
+    float eps;
+};
+
+/* gemm/linear_rows.cu: y[m, n] = x w^T + bias, then SiLU if `silu`; few rows m, f32 x and y, bf16 w. A warp per LINEAR_ROWS_EACH rows of w,
+ * ceil(n / LINEAR_ROWS_BLOCK) blocks. Rows of x and w are 16-byte aligned, k is a multiple of 8. _4, _8: the most rows of x. */
+enum { LINEAR_ROWS_THREADS = 128, LINEAR_ROWS_EACH = 4, LINEAR_ROWS_BLOCK = LINEAR_ROWS_THREADS / 32 * 4 };
+struct linear_rows_args {
+    float *y;
+    const float *x;
+    const bf16 *w;
+    struct matrix bias;
+    int64_t ldy, ldx, ldw;
+    int m, n, k, silu;
 };
 
 /* norm/adaln: y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift. A warp per row. Rows < split use [0], the others [1].

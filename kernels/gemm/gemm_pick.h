@@ -1,0 +1,44 @@
+/* gemm_pick.h: which kernel computes a product of linear_kernel_args: a pure function of the shape and the chip. */
+#ifndef KLEIN_GEMM_PICK_H
+#define KLEIN_GEMM_PICK_H
+
+#include "../../base/dtype.h"
+#include "../../base/error.h"
+#include "../device/args.h"
+
+enum gemm_family { GEMM_LINEAR, GEMM_QKV, GEMM_FAMILIES }; /* args.h: which segments */
+
+struct gemm_shape {
+    int arch;            /* 80 for sm_80 */
+    int multiprocessors; /* of the device */
+    int shared_max;      /* bytes of shared memory that a block may have */
+    enum gemm_family family;
+    enum dtype type;         /* of x and the weights: DT_BF16, DT_F8E4M3 */
+    int rows[LINEAR_GROUPS]; /* of y, per group */
+    int segments, w_rows[LINEAR_SEGMENTS];
+};
+
+struct gemm_variant {
+    const char *name; /* of its kernels without the family */
+    const char *kernel[GEMM_FAMILIES];
+    enum dtype type;
+    int arch;       /* the least */
+    int arch_exact; /* runs on `arch` only */
+    int bm, bn;
+    unsigned threads, shared;
+    int blocks;  /* that a multiprocessor's registers hold */
+    double rate; /* of its main loop, relative to the others': an estimate, see gemm_pick.c */
+};
+
+/* The i-th variant; NULL past the last. */
+const struct gemm_variant *gemm_variant(int i);
+/* Whether v computes s rightly on s->arch. */
+int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s);
+/* Blocks of a launch with a block per tile. */
+int64_t gemm_tiles(const struct gemm_variant *v, const struct gemm_shape *s);
+/* The variant for s. `forced` (NULL or "": nobody) names one, as KLEIN_GEMM does: KLEIN_E_INPUT if there is none of that name,
+ * KLEIN_E_UNSUPPORTED if it does not take s, or if none does. */
+enum klein_status gemm_pick(const struct gemm_shape *s, const char *forced, const struct gemm_variant **out,
+                            struct klein_error *err);
+
+#endif
