@@ -6,9 +6,11 @@
 
 #include "../kernels/gemm/gemm_pick.h"
 #include "../kernels/gemm/linear_launch.h"
+#include "../kernels/gemm/quantise.h"
 #include "../kernels/pointwise/pointwise.h"
 #include "../kernels/soft/softgpu.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -20,7 +22,7 @@ static int cut_weights;   /* a weight of one part becomes q, k, v, the rest; or 
 static size_t scratch_limit;
 static struct softgpu_counters cost; /* of the last run */
 
-enum { TEMPORARIES = 16 };
+enum { TEMPORARIES = 32 };
 struct temporaries {
     struct gpu *gpu;
     void *memory[TEMPORARIES];
@@ -32,6 +34,11 @@ static void *temporary(struct temporaries *t, size_t bytes)
     cr_assert(t->count < TEMPORARIES);
     OK(gpu_alloc(t->gpu, bytes ? bytes : 1, &t->memory[t->count], &err));
     return t->memory[t->count++];
+}
+
+static void release(struct temporaries *t)
+{
+    while (t->count) gpu_free(t->gpu, t->memory[--t->count]);
 }
 
 static struct tensor placed(struct temporaries *t, struct tensor v)
@@ -70,7 +77,7 @@ static enum klein_status run_linear(struct device *dev, const struct linear_args
     enum klein_status status = linear_launch(t.gpu, &a, scratch, bytes, e);
     if (status == KLEIN_OK) status = gpu_sync(t.gpu, e);
     softgpu_read_counters(&cost);
-    while (t.count) gpu_free(t.gpu, t.memory[--t.count]);
+    release(&t);
     return status;
 }
 
@@ -168,17 +175,17 @@ static void check_forced(const char *kernel, const char *arch, uint64_t seed, en
 
 Test(kernels_linear, large_tiles_two_stages)
 {
-    check_forced("gemm_sm80_128x128_s2", "sm_80", 1, SOFTGPU_LATE);
+    check_forced("gemm_sm80_linear_128x128_s2,gemm_sm80_qkv_128x128_s2", "sm_80", 1, SOFTGPU_LATE);
 }
 
 Test(kernels_linear, large_tiles_three_stages)
 {
-    check_forced("gemm_sm80_128x128_s3", "sm_80", 77, SOFTGPU_RANDOM);
+    check_forced("gemm_sm80_linear_128x128_s3,gemm_sm80_qkv_128x128_s3", "sm_80", 77, SOFTGPU_RANDOM);
 }
 
 Test(kernels_linear, small_tiles)
 {
-    check_forced("gemm_sm80_64x128_s2", "sm_80", 2, SOFTGPU_LATE);
+    check_forced("gemm_sm80_linear_64x128_s2,gemm_sm80_qkv_64x128_s2", "sm_80", 2, SOFTGPU_LATE);
 }
 
 Test(kernels_linear, single_block_input_of_real_width)
@@ -213,10 +220,10 @@ static uint64_t bytes_of_case(const char *name, enum dtype act, const char *arch
 static const struct run {
     const char *kernel, *name;
     enum dtype act;
-} runs[] = {{"gemm_sm80_128x128_s2", "tiles, residual, gate, split, in place", DT_BF16},
-            {"gemm_sm80_128x128_s3", "tiles, qkv mlp, split", DT_BF16},
-            {"gemm_sm80_64x128_s2", "tiles, qkv mlp, split", DT_BF16},
-            {"gemm_sm80_64x128_s2", "tiles, f32 y", DT_BF16},
+} runs[] = {{"gemm_sm80_linear_128x128_s2", "tiles, residual, gate, split, in place", DT_BF16},
+            {"gemm_sm80_qkv_128x128_s3", "tiles, qkv mlp, split", DT_BF16},
+            {"gemm_sm80_qkv_64x128_s2", "tiles, qkv mlp, split", DT_BF16},
+            {"gemm_sm80_linear_64x128_s2", "tiles, f32 y", DT_BF16},
             {"", "tiles, f32 x", DT_BF16},
             {"", "eight rows, silu, parts, split", DT_F32},
             {"", "qkv mlp, four parts", DT_BF16},
@@ -289,13 +296,14 @@ static void check_counts(const char *kernel, int bm, const struct op_case *c, in
     cr_assert(cost.barriers == blocks * (k_blocks + 1));
 }
 
-static const struct {
-    const char *name;
-    int bm;
-} kernels[] = {{"gemm_sm80_128x128_s2", 128}, {"gemm_sm80_128x128_s3", 128}, {"gemm_sm80_64x128_s2", 64}};
-
 Test(kernels_linear, no_bank_conflicts_no_wasted_sectors)
 {
+    static const struct {
+        const char *linear, *qkv;
+        int bm;
+    } kernels[] = {{"gemm_sm80_linear_128x128_s2", "gemm_sm80_qkv_128x128_s2", 128},
+                   {"gemm_sm80_linear_128x128_s3", "gemm_sm80_qkv_128x128_s3", 128},
+                   {"gemm_sm80_linear_64x128_s2", "gemm_sm80_qkv_64x128_s2", 64}};
     place_vectors = 1;
     struct op_case plain = *case_named("whole tiles"), residual = plain, swiglu = plain, qkv = plain;
     plain.m = 256, plain.n = 256, plain.k = 192;
@@ -303,28 +311,285 @@ Test(kernels_linear, no_bank_conflicts_no_wasted_sectors)
     swiglu.epilogue = LINEAR_SWIGLU;
     qkv.epilogue = LINEAR_QKV, qkv.heads = 2, qkv.kv_heads = 1, qkv.hd = 128;
     for (int i = 0; i < 3; i++) {
-        check_counts(kernels[i].name, kernels[i].bm, &plain, 256, 0, 0);
-        check_counts(kernels[i].name, kernels[i].bm, &residual, 128, 1, 0);
-        check_counts(kernels[i].name, kernels[i].bm, &swiglu, 256, 0, 0);
+        check_counts(kernels[i].linear, kernels[i].bm, &plain, 256, 0, 0);
+        check_counts(kernels[i].linear, kernels[i].bm, &residual, 128, 1, 0);
+        check_counts(kernels[i].qkv, kernels[i].bm, &swiglu, 256, 0, 0);
         /* Of 16 rows of a head: 8 quads ask for the same 16 pieces of the norm, which are a sector each; of the tables of pairs
          * (2j, 2j + 1) a quad takes half a sector at a time, 2 tables x 16 pieces x 16 rows. */
         const int fragments = 3 * 128 / 16, norm = -16 * 7, halves = 2 * 16 * 16 / 2;
         qkv.pairs = ROPE_HALF;
-        check_counts(kernels[i].name, kernels[i].bm, &qkv, 512, 0, fragments * norm);
+        check_counts(kernels[i].qkv, kernels[i].bm, &qkv, 512, 0, fragments * norm);
         qkv.pairs = ROPE_INTERLEAVED;
-        check_counts(kernels[i].name, kernels[i].bm, &qkv, 512, 0, fragments * (norm + halves));
+        check_counts(kernels[i].qkv, kernels[i].bm, &qkv, 512, 0, fragments * (norm + halves));
     }
+}
+
+/* ---- e4m3 ------------------------------------------------------------------------------------------------------------------ */
+
+/* A matrix of bf16, quantised by the device: there as e4m3 with scales, here as the numbers that this stands for. */
+struct quantised {
+    struct tensor q, scale, values; /* values: F32, on the host */
+};
+
+static float spread_number(uint64_t i) /* most near 0, some large, as weights and activations are */
+{
+    i = (i + 1) * 0x9e3779b97f4a7c15ull;
+    i ^= i >> 29;
+    const float f = (float)(i * 0xbf58476d1ce4e5b9ull >> 40) * 0x1p-23f - 1;
+    return f * f * f;
+}
+
+static struct tensor on_device(struct temporaries *t, const void *host, enum dtype type, int rows, int cols)
+{
+    const size_t bytes = (size_t)rows * (size_t)cols * dtype_size(type);
+    struct tensor d = tensor_of(temporary(t, bytes), type, rows, cols);
+    if (host) OK(gpu_upload(t->gpu, d.ptr, host, bytes, &err));
+    OK(gpu_sync(t->gpu, &err));
+    return d;
+}
+
+/* Row 1 is zeros. */
+static struct quantised quantise(struct temporaries *t, int rows, int cols, uint64_t seed)
+{
+    const size_t n = (size_t)rows * (size_t)cols;
+    bf16 *x = malloc(n * sizeof *x);
+    uint8_t *bytes = malloc(n);
+    float *scales = malloc((size_t)rows * sizeof *scales);
+    struct quantised r = {on_device(t, NULL, DT_F8E4M3, rows, cols), on_device(t, NULL, DT_F32, 1, rows),
+                          tensor_of(malloc(n * sizeof(float)), DT_F32, rows, cols)};
+    cr_assert(x && bytes && scales && r.values.ptr);
+    for (size_t i = 0; i < n; i++)
+        x[i] = bf16_from_f32(i / (size_t)cols == 1 ? 0 : spread_number(seed << 32 | i));
+    OK(quantise_rows(t->gpu, r.q, r.scale, on_device(t, x, DT_BF16, rows, cols), &err));
+    OK(gpu_download(t->gpu, bytes, r.q.ptr, n, &err));
+    OK(gpu_download(t->gpu, scales, r.scale.ptr, (size_t)rows * sizeof *scales, &err));
+    for (int i = 0; i < rows; i++) {
+        float largest = 0;
+        for (int j = 0; j < cols; j++)
+            largest = fmaxf(largest, fabsf(f32_from_bf16(x[(size_t)i * (size_t)cols + (size_t)j])));
+        cr_assert(i == 1 ? scales[i] > 0 : scales[i] == largest / 448, "row %d: scale %g of %g", i,
+                  (double)scales[i], (double)largest);
+        for (int j = 0; j < cols; j++) {
+            const size_t at = (size_t)i * (size_t)cols + (size_t)j;
+            const float value = f32_from_f8e4m3(bytes[at]) * scales[i], wanted = f32_from_bf16(x[at]);
+            /* half a unit of 3 fraction bits; below the normal numbers half of 2^-9 */
+            const float limit = fmaxf(fabsf(wanted) * (0x1p-4f + 0x1p-20f), scales[i] * 0x1.001p-10f);
+            cr_assert(fabsf(value - wanted) <= limit, "%d, %d: %g, not %g", i, j, (double)value,
+                      (double)wanted);
+            tensor_set(r.values, i, j, value);
+        }
+    }
+    free(x), free(bytes), free(scales);
+    return r;
+}
+
+enum { E4M3_M = 150, E4M3_SPLIT = 60, E4M3_K = 208, E4M3_COLS = 136 };
+
+/* An output in both memories; y on the host F32, NaN. */
+struct e4m3_output {
+    struct tensor device, host;
+};
+
+static struct e4m3_output e4m3_output(struct temporaries *t, int cols)
+{
+    const size_t n = (size_t)E4M3_M * (size_t)cols;
+    struct e4m3_output o = {on_device(t, NULL, DT_BF16, E4M3_M, cols),
+                            tensor_of(malloc(n * sizeof(float)), DT_F32, E4M3_M, cols)};
+    cr_assert(o.host.ptr);
+    return o;
+}
+
+/* One rounding to bf16 is at most 2^-9 of the result; sums of f32 and the approximations of exp2 and rsqrt are far finer. */
+static void check_e4m3_output(struct temporaries *t, struct e4m3_output o, const char *what)
+{
+    const size_t n = (size_t)o.host.rows * (size_t)o.host.cols;
+    struct tensor y = tensor_of(malloc(n * sizeof(bf16)), DT_BF16, o.host.rows, o.host.cols);
+    cr_assert(y.ptr);
+    OK(gpu_download(t->gpu, y.ptr, o.device.ptr, n * sizeof(bf16), &err));
+    const double l2 = relative_l2(y, o.host);
+    cr_assert(l2 <= 0x1.03p-9, "%s: relative L2 %g", what, l2);
+    free(y.ptr), free(o.host.ptr);
+}
+
+static struct tensor f32_vector(int n, uint64_t seed)
+{
+    struct tensor v = tensor_of(malloc((size_t)n * sizeof(float)), DT_F32, 1, n);
+    cr_assert(v.ptr);
+    for (int i = 0; i < n; i++) tensor_set(v, 0, i, 1 + spread_number(seed << 32 | (uint64_t)i) / 2);
+    return v;
+}
+
+/* RESIDUAL with gate and bias, in two groups of rows. */
+static void check_e4m3_residual(struct temporaries *t, struct device *ref)
+{
+    struct quantised x = quantise(t, E4M3_M, E4M3_K, 1), w[2];
+    struct e4m3_output y = e4m3_output(t, E4M3_COLS);
+    struct linear_args a = {
+        .x = x.values, .y = y.host, .split = E4M3_SPLIT, .epilogue = LINEAR_RESIDUAL, .residual = y.host};
+    struct linear_kernel_args k = {.x = x.q.ptr,
+                                   .x_scale = x.scale.ptr,
+                                   .ldx = E4M3_K,
+                                   .m = E4M3_M,
+                                   .k = E4M3_K,
+                                   .split = E4M3_SPLIT,
+                                   .segments = 1};
+    k.segment[0] = (struct linear_segment){.kind = LINEAR_SEGMENT_RESIDUAL,
+                                           .cols = E4M3_COLS,
+                                           .y_type = ELEMENT_BF16,
+                                           .ldy = E4M3_COLS,
+                                           .ldr = E4M3_COLS,
+                                           .y = y.device.ptr,
+                                           .residual = y.device.ptr};
+    bf16 *residual = malloc(sizeof *residual * E4M3_M * E4M3_COLS);
+    cr_assert(residual);
+    for (int i = 0; i < E4M3_M * E4M3_COLS; i++) {
+        residual[i] = bf16_from_f32(spread_number((uint64_t)i));
+        ((float *)y.host.ptr)[i] = f32_from_bf16(residual[i]);
+    }
+    OK(gpu_upload(t->gpu, y.device.ptr, residual, sizeof *residual * E4M3_M * E4M3_COLS, &err));
+    for (int g = 0; g < 2; g++) {
+        w[g] = quantise(t, E4M3_COLS, E4M3_K, 2 + (uint64_t)g);
+        struct tensor bias = f32_vector(E4M3_COLS, 4), gate = f32_vector(E4M3_COLS, 5);
+        a.group[g] = (struct linear_group){.w = weight_of(w[g].values), .bias = bias, .gate = gate};
+        k.segment[0].group[g] = (struct linear_segment_weights){
+            .w = w[g].q.ptr,
+            .w_scale = w[g].scale.ptr,
+            .bias = on_device(t, bias.ptr, DT_F32, 1, E4M3_COLS).ptr,
+            .gate = on_device(t, gate.ptr, DT_F32, 1, E4M3_COLS).ptr,
+            .ldw = E4M3_K,
+        };
+    }
+    OK(gemm_launch(t->gpu, DT_F8E4M3, &k, &err));
+    OK(ref->ops->linear(ref, &a, &err));
+    check_e4m3_output(t, y, "residual");
+    free(residual), free(x.values.ptr);
+    for (int g = 0; g < 2; g++) free(w[g].values.ptr), free(a.group[g].bias.ptr), free(a.group[g].gate.ptr);
+}
+
+/* One head of q, one of k, v, and SwiGLU. */
+static void check_e4m3_qkv(struct temporaries *t, struct device *ref, enum rope_pairs pairs)
+{
+    enum { HD = 128, ROWS = 3 * HD + 2 * E4M3_COLS };
+    struct quantised x = quantise(t, E4M3_M, E4M3_K, 6), w = quantise(t, ROWS, E4M3_K, 7);
+    struct e4m3_output q = e4m3_output(t, HD), key = e4m3_output(t, HD), v = e4m3_output(t, HD),
+                       mlp = e4m3_output(t, E4M3_COLS);
+    struct tensor norm = f32_vector(HD, 8),
+                  cosine = tensor_of(malloc(sizeof(float) * E4M3_M * HD / 2), DT_F32, E4M3_M, HD / 2),
+                  sine = tensor_of(malloc(sizeof(float) * E4M3_M * HD / 2), DT_F32, E4M3_M, HD / 2);
+    cr_assert(cosine.ptr && sine.ptr);
+    for (int i = 0; i < E4M3_M; i++)
+        for (int j = 0; j < HD / 2; j++) {
+            tensor_set(cosine, i, j, cosf((float)(i + j)));
+            tensor_set(sine, i, j, sinf((float)(i + j)));
+        }
+    const struct linear_args a = {.x = x.values,
+                                  .epilogue = LINEAR_QKV,
+                                  .group[0] = {.w = weight_of(w.values), .q_norm = norm, .k_norm = norm},
+                                  .qkv = {.q = q.host,
+                                          .k = key.host,
+                                          .v = v.host,
+                                          .mlp = mlp.host,
+                                          .cos = cosine,
+                                          .sin = sine,
+                                          .heads = 1,
+                                          .kv_heads = 1,
+                                          .head_dim = HD,
+                                          .pairs = pairs,
+                                          .eps = 1e-6f}};
+    struct linear_kernel_args k = {.x = x.q.ptr,
+                                   .x_scale = x.scale.ptr,
+                                   .ldx = E4M3_K,
+                                   .m = E4M3_M,
+                                   .k = E4M3_K,
+                                   .segments = 4,
+                                   .cos = on_device(t, cosine.ptr, DT_F32, E4M3_M, HD / 2).ptr,
+                                   .sin = on_device(t, sine.ptr, DT_F32, E4M3_M, HD / 2).ptr,
+                                   .head_dim = HD,
+                                   .half = pairs == ROPE_HALF,
+                                   .eps = 1e-6f};
+    const struct tensor outputs[] = {q.device, key.device, v.device, mlp.device};
+    const float *norm_there = on_device(t, norm.ptr, DT_F32, 1, HD).ptr, *scale = w.scale.ptr;
+    for (int i = 0; i < 4; i++) {
+        struct linear_segment *s = &k.segment[i];
+        *s = (struct linear_segment){.kind = i < 2    ? LINEAR_SEGMENT_NORM_ROPE
+                                             : i == 2 ? LINEAR_SEGMENT_PLAIN
+                                                      : LINEAR_SEGMENT_SWIGLU,
+                                     .cols = outputs[i].cols,
+                                     .y_type = ELEMENT_BF16,
+                                     .ldy = outputs[i].ld,
+                                     .y = outputs[i].ptr};
+        s->group[0].w = tensor_at(w.q, i * HD, 0), s->group[0].w_scale = scale + i * HD;
+        s->group[0].up = tensor_at(w.q, 3 * HD + E4M3_COLS, 0);
+        s->group[0].up_scale = scale + 3 * HD + E4M3_COLS;
+        s->group[0].ldw = s->group[0].ldup = E4M3_K;
+        s->group[0].norm = norm_there;
+    }
+    OK(gemm_launch(t->gpu, DT_F8E4M3, &k, &err));
+    OK(ref->ops->linear(ref, &a, &err));
+    check_e4m3_output(t, q, "q");
+    check_e4m3_output(t, key, "k");
+    check_e4m3_output(t, v, "v");
+    check_e4m3_output(t, mlp, "mlp");
+    free(x.values.ptr), free(w.values.ptr), free(norm.ptr), free(cosine.ptr), free(sine.ptr);
+}
+
+static void check_e4m3(const char *arch, const char *kernels, uint64_t seed, enum softgpu_async async)
+{
+    struct device *ref;
+    struct gpu_device *d = open_chip(arch, seed, async, 0);
+    struct temporaries t = {.gpu = d->gpu};
+    setenv("KLEIN_GEMM", kernels, 1);
+    OK(device_open("ref", NULL, &ref, &err));
+    check_e4m3_residual(&t, ref);
+    release(&t);
+    check_e4m3_qkv(&t, ref, ROPE_INTERLEAVED);
+    release(&t);
+    check_e4m3_qkv(&t, ref, ROPE_HALF);
+    release(&t);
+    device_close(ref);
+    device_close(&d->base);
+}
+
+Test(kernels_linear, e4m3_large_tiles)
+{
+    check_e4m3("sm_89", "gemm_sm89_linear_128x128_s3,gemm_sm89_qkv_128x128_s3", 0, SOFTGPU_LATE);
+    check_e4m3("sm_120a", "gemm_sm89_linear_128x128_s3,gemm_sm89_qkv_128x128_s3", 4, SOFTGPU_RANDOM);
+}
+
+Test(kernels_linear, e4m3_small_tiles)
+{
+    check_e4m3("sm_89", "gemm_sm89_linear_64x128_s2,gemm_sm89_qkv_64x128_s2", 0, SOFTGPU_LATE);
+    check_e4m3("sm_100a", "gemm_sm89_linear_64x128_s2,gemm_sm89_qkv_64x128_s2", 5, SOFTGPU_RANDOM);
+}
+
+Test(kernels_linear, quantised_rows)
+{
+    static const int cols[] = {8, 256, 3072, 4096, 4104, 12288};
+    struct gpu_device *d = open_chip("sm_89", 3, SOFTGPU_RANDOM, 0);
+    struct temporaries t = {.gpu = d->gpu};
+    for (int i = 0; i < 6; i++) {
+        free(quantise(&t, 11, cols[i], (uint64_t)i).values.ptr);
+        release(&t);
+    }
+    struct tensor x = on_device(&t, NULL, DT_BF16, 2, 16), y = on_device(&t, NULL, DT_F8E4M3, 2, 16),
+                  scale = on_device(&t, NULL, DT_F32, 1, 2);
+    FAILS(quantise_rows(d->gpu, x, scale, x, &err), KLEIN_E_UNSUPPORTED, "BF16 to BF16");
+    FAILS(quantise_rows(d->gpu, y, tensor_cols(scale, 0, 1), x, &err), KLEIN_E_INTERNAL, "with 1 scales");
+    FAILS(quantise_rows(d->gpu, tensor_cols(y, 0, 15), scale, tensor_cols(x, 0, 15), &err),
+          KLEIN_E_UNSUPPORTED, "rows of 15");
+    release(&t);
+    device_close(&d->base);
 }
 
 /* ---- choice and refusals ---------------------------------------------------------------------------------------------------- */
 
-static struct gemm_shape shape_of(int arch, int multiprocessors, int shared_max, enum gemm_family family,
-                                  int first_rows, int second_rows, int w_rows)
+static struct gemm_shape shape_of(int arch, int multiprocessors, int shared_max, int kinds, int first_rows,
+                                  int second_rows, int w_rows)
 {
     return (struct gemm_shape){.arch = arch,
                                .multiprocessors = multiprocessors,
                                .shared_max = shared_max,
-                               .family = family,
+                               .kinds = kinds,
                                .type = DT_BF16,
                                .rows = {first_rows, second_rows},
                                .segments = 1,
@@ -334,33 +599,40 @@ static struct gemm_shape shape_of(int arch, int multiprocessors, int shared_max,
 Test(kernels_linear, pick)
 {
     static const struct {
-        int arch, multiprocessors, shared_max, family, rows[2], w_rows;
+        int arch, multiprocessors, shared_max, kinds, rows[2], w_rows;
         const char *name;
     } picks[] = {
-        {80, 108, 166912, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_128x128_s2"}, /* 1024 x 1024 */
-        {80, 108, 166912, GEMM_LINEAR, {512, 4096}, 3072, "gemm_sm80_128x128_s2"},
-        {80, 108, 166912, GEMM_LINEAR, {768, 0}, 3072, "gemm_sm80_64x128_s2"}, /* 144 large tiles: 2 rounds */
-        {89, 128, 101376, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_128x128_s3"},
-        {120, 170, 101376, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_128x128_s3"},
-        {90, 132, 232448, GEMM_LINEAR, {512, 4096}, 3072, "gemm_sm80_128x128_s3"},
-        {100, 148, 232448, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_128x128_s3"},
+        {80, 108, 166912, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s2"}, /* 1024 x 1024 */
+        {80, 108, 166912, GEMM_LINEAR, {512, 4096}, 3072, "gemm_sm80_linear_128x128_s2"},
+        {80,
+         108,
+         166912,
+         GEMM_LINEAR,
+         {768, 0},
+         3072,
+         "gemm_sm80_linear_64x128_s2"}, /* 144 large tiles: 2 rounds */
+        {89, 128, 101376, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
+        {120, 170, 101376, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
+        {90, 132, 232448, GEMM_LINEAR, {512, 4096}, 3072, "gemm_sm80_linear_128x128_s3"},
+        {100, 148, 232448, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
     };
     const struct gemm_variant *v;
     struct gemm_shape s;
     for (size_t i = 0; i < sizeof picks / sizeof *picks; i++) {
-        s = shape_of(picks[i].arch, picks[i].multiprocessors, picks[i].shared_max,
-                     (enum gemm_family)picks[i].family, picks[i].rows[0], picks[i].rows[1], picks[i].w_rows);
+        s = shape_of(picks[i].arch, picks[i].multiprocessors, picks[i].shared_max, picks[i].kinds,
+                     picks[i].rows[0], picks[i].rows[1], picks[i].w_rows);
         OK(gemm_pick(&s, NULL, &v, &err));
         cr_expect(!strcmp(v->name, picks[i].name), "row %zu: %s", i, v->name);
     }
     s = shape_of(80, 108, 166912, GEMM_QKV, 130, 65, 300);
-    OK(gemm_pick(&s, "gemm_sm80_128x128_s3", &v, &err));
-    cr_assert(v == gemm_variant(0) && gemm_variant(-1) == NULL && gemm_variant(99) == NULL);
+    OK(gemm_pick(&s, "gemm_sm80_linear_64x128_s2,gemm_sm80_qkv_128x128_s3", &v, &err));
+    cr_assert(v == gemm_variant(3) && gemm_variant(-1) == NULL && gemm_variant(99) == NULL);
     cr_assert(gemm_tiles(v, &s) == (2 + 1) * 3);
-    FAILS(gemm_pick(&s, "gemm_sm81", &v, &err), KLEIN_E_INPUT, "no such kernel");
+    FAILS(gemm_pick(&s, "gemm_sm81", &v, &err), KLEIN_E_INPUT, "KLEIN_GEMM=gemm_sm81: no such kernel");
+    FAILS(gemm_pick(&s, "gemm_sm80_qkv_128x128_s3,gemm_sm80_qkv", &v, &err), KLEIN_E_INPUT, "no such kernel");
+    FAILS(gemm_pick(&s, "gemm_sm80_linear_128x128_s3", &v, &err), KLEIN_E_UNSUPPORTED,
+          "no kernel of gemm_sm80_linear_128x128_s3 takes BF16 products with QKV");
     s.arch = 75;
-    FAILS(gemm_pick(&s, "gemm_sm80_128x128_s3", &v, &err), KLEIN_E_UNSUPPORTED,
-          "gemm_sm80_128x128_s3 does not take BF16");
     FAILS(gemm_pick(&s, "", &v, &err), KLEIN_E_UNSUPPORTED, "no kernel takes BF16 products with QKV");
 }
 

@@ -3,19 +3,26 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SM80(shape, bm_, stages_, blocks_, rate_)                                                            \
+#define MMA(name_, kinds_, type_, arch_, bm_, stages_, blocks_, rate_)                                       \
     {                                                                                                        \
-        .name = "gemm_sm80_" shape, .kernel = {"gemm_sm80_linear_" shape, "gemm_sm80_qkv_" shape},           \
-        .type = DT_BF16, .arch = 80, .bm = bm_, .bn = 128, .threads = GEMM_SM80_THREADS,                     \
-        .shared = GEMM_SM80_SHARED(bm_, stages_), .blocks = blocks_, .rate = rate_                           \
+        .name = name_, .kinds = kinds_, .type = type_, .arch = arch_, .bm = bm_, .bn = 128,                  \
+        .threads = GEMM_SM80_THREADS, .shared = GEMM_SM80_SHARED(bm_, stages_), .blocks = blocks_,           \
+        .rate = rate_                                                                                        \
     }
 
 /* Of equals the first. rate: a tile of 64 x 128 reads 3/2 of the operands' bytes per product that one of 128 x 128 reads, and its warps
  * issue fewer mma per load; how much that costs was not measured. */
 static const struct gemm_variant variants[] = {
-    SM80("128x128_s3", 128, 3, 2, 1.0),
-    SM80("128x128_s2", 128, 2, 2, 1.0),
-    SM80("64x128_s2", 64, 2, 3, 0.85),
+    MMA("gemm_sm80_linear_128x128_s3", GEMM_LINEAR, DT_BF16, 80, 128, 3, 2, 1.0),
+    MMA("gemm_sm80_linear_128x128_s2", GEMM_LINEAR, DT_BF16, 80, 128, 2, 2, 1.0),
+    MMA("gemm_sm80_linear_64x128_s2", GEMM_LINEAR, DT_BF16, 80, 64, 2, 3, 0.85),
+    MMA("gemm_sm80_qkv_128x128_s3", GEMM_QKV, DT_BF16, 80, 128, 3, 2, 1.0),
+    MMA("gemm_sm80_qkv_128x128_s2", GEMM_QKV, DT_BF16, 80, 128, 2, 2, 1.0),
+    MMA("gemm_sm80_qkv_64x128_s2", GEMM_QKV, DT_BF16, 80, 64, 2, 3, 0.85),
+    MMA("gemm_sm89_linear_128x128_s3", GEMM_LINEAR, DT_F8E4M3, 89, 128, 3, 2, 1.0),
+    MMA("gemm_sm89_linear_64x128_s2", GEMM_LINEAR, DT_F8E4M3, 89, 64, 2, 3, 0.85),
+    MMA("gemm_sm89_qkv_128x128_s3", GEMM_QKV, DT_F8E4M3, 89, 128, 3, 2, 1.0),
+    MMA("gemm_sm89_qkv_64x128_s2", GEMM_QKV, DT_F8E4M3, 89, 64, 2, 3, 0.85),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
@@ -26,7 +33,7 @@ const struct gemm_variant *gemm_variant(int i)
 
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s)
 {
-    return v->type == s->type && v->kernel[s->family] &&
+    return v->type == s->type && !(s->kinds & ~v->kinds) &&
            (v->arch_exact ? s->arch == v->arch : s->arch >= v->arch) && (int)v->shared <= s->shared_max;
 }
 
@@ -60,36 +67,47 @@ static double cost(const struct gemm_variant *v, const struct gemm_shape *s)
     return (double)each * v->bm * v->bn / v->rate * (each < 2 || resident(v, s) < 2 ? alone : 1);
 }
 
-/* forced: NULL or the variant that does not take s. */
-static enum klein_status refuse(const struct gemm_shape *s, const char *forced, struct klein_error *err)
+static enum klein_status refuse(const struct gemm_shape *s, const char *among, struct klein_error *err)
 {
-    return fail(err, KLEIN_E_UNSUPPORTED, "linear: %s%s %s products with %s on sm_%d", forced ? forced : "",
-                forced ? " does not take" : "no kernel takes", dtype_name(s->type),
-                s->family == GEMM_QKV ? "QKV or SWIGLU results" : "plain results", s->arch);
+    return fail(err, KLEIN_E_UNSUPPORTED, "linear: no kernel%s%s takes %s products with %s on sm_%d",
+                among ? " of " : "", among ? among : "", dtype_name(s->type),
+                s->kinds & ~GEMM_LINEAR ? "QKV or SWIGLU results" : "plain results", s->arch);
 }
 
-static enum klein_status no_such(const char *name, struct klein_error *err)
+/* Whether `name` is in the list. */
+static int is_among(const char *list, const char *name)
 {
-    char names[512] = "";
-    for (int i = 0; i < VARIANTS; i++)
-        snprintf(names + strlen(names), sizeof names - strlen(names), " %s", variants[i].name);
-    return fail(err, KLEIN_E_INPUT, "KLEIN_GEMM=%s: no such kernel; one of linear_simple%s", name, names);
+    const size_t length = strlen(name);
+    for (; list; list = strchr(list, ',') ? strchr(list, ',') + 1 : NULL)
+        if (strcspn(list, ",") == length && !strncmp(list, name, length)) return 1;
+    return 0;
 }
 
-enum klein_status gemm_pick(const struct gemm_shape *s, const char *forced, const struct gemm_variant **out,
+/* Every name of the list is a variant's. */
+static enum klein_status check_names(const char *list, struct klein_error *err)
+{
+    size_t names = 1, known = 0;
+    char all[1024] = "linear_simple";
+    for (const char *p = list; *p; p++) names += *p == ',';
+    for (int i = 0; i < VARIANTS; i++) {
+        const size_t n = strlen(all);
+        known += (size_t)is_among(list, variants[i].name);
+        snprintf(all + n, sizeof all - n, " %s", variants[i].name);
+    }
+    if (known == names) return KLEIN_OK;
+    return fail(err, KLEIN_E_INPUT, "KLEIN_GEMM=%s: no such kernel; these are: %s", list, all);
+}
+
+enum klein_status gemm_pick(const struct gemm_shape *s, const char *among, const struct gemm_variant **out,
                             struct klein_error *err)
 {
     *out = NULL;
-    if (forced && *forced) {
-        for (int i = 0; i < VARIANTS; i++)
-            if (!strcmp(variants[i].name, forced)) *out = &variants[i];
-        if (!*out) return no_such(forced, err);
-        if (gemm_takes(*out, s)) return KLEIN_OK;
-        *out = NULL;
-        return refuse(s, forced, err);
+    if (among && !*among) among = NULL;
+    if (among) TRY(check_names(among, err));
+    for (int i = 0; i < VARIANTS; i++) {
+        const struct gemm_variant *v = &variants[i];
+        if ((!among || is_among(among, v->name)) && gemm_takes(v, s) && (!*out || cost(v, s) < cost(*out, s)))
+            *out = v;
     }
-    for (int i = 0; i < VARIANTS; i++)
-        if (gemm_takes(&variants[i], s) && (!*out || cost(&variants[i], s) < cost(*out, s)))
-            *out = &variants[i];
-    return *out ? KLEIN_OK : refuse(s, NULL, err);
+    return *out ? KLEIN_OK : refuse(s, among, err);
 }

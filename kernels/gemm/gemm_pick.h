@@ -6,21 +6,25 @@
 #include "../../base/error.h"
 #include "../device/args.h"
 
-enum gemm_family { GEMM_LINEAR, GEMM_QKV, GEMM_FAMILIES }; /* args.h: which segments */
+/* Kinds of segments as a set: 1 << enum linear_segment_kind. */
+enum {
+    GEMM_LINEAR = 1 << LINEAR_SEGMENT_PLAIN | 1 << LINEAR_SEGMENT_SILU | 1 << LINEAR_SEGMENT_RESIDUAL,
+    GEMM_QKV = 1 << LINEAR_SEGMENT_PLAIN | 1 << LINEAR_SEGMENT_NORM_ROPE | 1 << LINEAR_SEGMENT_SWIGLU
+};
 
 struct gemm_shape {
-    int arch;            /* 80 for sm_80 */
-    int multiprocessors; /* of the device */
-    int shared_max;      /* bytes of shared memory that a block may have */
-    enum gemm_family family;
+    int arch;                /* 80 for sm_80 */
+    int multiprocessors;     /* of the device */
+    int shared_max;          /* bytes of shared memory that a block may have */
     enum dtype type;         /* of x and the weights: DT_BF16, DT_F8E4M3 */
+    int kinds;               /* of its segments */
     int rows[LINEAR_GROUPS]; /* of y, per group */
     int segments, w_rows[LINEAR_SEGMENTS];
 };
 
 struct gemm_variant {
-    const char *name; /* of its kernels without the family */
-    const char *kernel[GEMM_FAMILIES];
+    const char *name; /* of the kernel */
+    int kinds;        /* that it knows */
     enum dtype type;
     int arch;       /* the least */
     int arch_exact; /* runs on `arch` only */
@@ -36,9 +40,9 @@ const struct gemm_variant *gemm_variant(int i);
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s);
 /* Blocks of a launch with a block per tile. */
 int64_t gemm_tiles(const struct gemm_variant *v, const struct gemm_shape *s);
-/* The variant for s. `forced` (NULL or "": nobody) names one, as KLEIN_GEMM does: KLEIN_E_INPUT if there is none of that name,
- * KLEIN_E_UNSUPPORTED if it does not take s, or if none does. */
-enum klein_status gemm_pick(const struct gemm_shape *s, const char *forced, const struct gemm_variant **out,
+/* The variant for s. `among` (NULL or "": all), as KLEIN_GEMM is: names of kernels with commas between, one of which is taken.
+ * KLEIN_E_INPUT if there is none of such a name, KLEIN_E_UNSUPPORTED if none of them takes s. */
+enum klein_status gemm_pick(const struct gemm_shape *s, const char *among, const struct gemm_variant **out,
                             struct klein_error *err);
 
 #endif

@@ -132,7 +132,6 @@ enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linea
         .arch = g->arch,
         .multiprocessors = g->multiprocessors,
         .shared_max = g->shared_max,
-        .family = GEMM_LINEAR,
         .type = type,
         .rows = {args->split ? args->split : args->m, args->split ? args->m - args->split : 0},
         .segments = args->segments};
@@ -140,11 +139,11 @@ enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linea
         const struct linear_segment *s = &args->segment[i];
         const int swiglu = s->kind == LINEAR_SEGMENT_SWIGLU;
         shape.w_rows[i] = swiglu ? 2 * s->cols : s->cols;
-        if (swiglu || s->kind == LINEAR_SEGMENT_NORM_ROPE) shape.family = GEMM_QKV;
+        shape.kinds |= 1 << s->kind;
     }
     const struct gemm_variant *v;
     TRY(gemm_pick(&shape, getenv("KLEIN_GEMM"), &v, err));
-    return launch_rows(g, v->kernel[shape.family], gemm_tiles(v, &shape), v->threads, v->shared, args, err);
+    return launch_rows(g, v->name, gemm_tiles(v, &shape), v->threads, v->shared, args, err);
 }
 
 static int is_f32_vector(struct tensor t)
