@@ -224,6 +224,51 @@ struct groupnorm_apply_args {
     int cols, group_size, silu;
 };
 
+/* conv/, op conv (ops.h), NHWC: y[pixel, :] = sum over taps and channels of x(pixel at tap) w + bias + residual. A launch makes all rows of
+ * y or a band of them: x, y, residual begin with the band; outside of the band's x is the padding, so the band has its halo.
+ * Tap (0, 0) of y's pixel (row, col) is pixel (row * stride + top, col * stride + left) of x, which is enlarged twice if `up`.
+ * w is packed (conv_layout_pack): [cout][ksize * ksize][CONV_PADDED(cin)], of x's type, zeros beyond cin.
+ * simple: every type (w: as packed) and alignment. sm80: BF16; rows of x, and unless the tile is 8 wide of y and residual, are 16-byte
+ * aligned; bias F32; 8 divides cout unless the tile is 8 wide. Launch ceil(pixels / tile) * ceil(cout / tile) blocks (conv_pick.h). */
+enum {
+    CONV_SM80_THREADS = 128,
+    CONV_SM80_128X128_STAGE = 32768, /* bytes of dynamic shared memory per stage */
+    CONV_SM80_128X64_STAGE = 24576,
+    CONV_SM80_128X8_STAGE = 17408,
+    CONV_SIMPLE_THREADS = 256,
+    CONV_SIMPLE_SHARED = 2 * 16 * 68 * 4,
+    CONV_SM90_THREADS = 384,
+    CONV_LAYOUT_THREADS = 256
+};
+#define CONV_PADDED(cin) (((cin) + 7) / 8 * 8)
+struct conv_kernel_args {
+    struct matrix y, x, w, bias, residual; /* bias, residual: ptr NULL if absent */
+    int h, w_px;                           /* of x in pixels, as it lies there */
+    int pixels, ow;                        /* of y */
+    int top, left, ksize, stride, up;
+    int cin, cout;
+};
+
+/* conv/conv_sm90: stride 1, not enlarged; 3-D tensor maps (channel, column, row) with 128-byte swizzle: boxes of 64 channels by 16
+ * columns by 8 rows (x) or 4 rows (y, residual); of w (channel, tap, cout) 64 by 1 by BN. As many blocks as multiprocessors, or as
+ * tiles if these are fewer. */
+#define CONV_SM90_SHARED(bn, stages)                                                                         \
+    ((stages) * (128 + (bn)) * 128 + 32768 + 1024) /* bytes of dynamic shared memory */
+struct conv_sm90_args {
+    struct tensor_map x, w, y, residual;
+    const float *bias; /* NULL: absent */
+    int has_residual;
+    int rows, ow; /* of y */
+    int top, left, ksize;
+    int cin, cout;
+};
+
+/* conv/conv_layout: packs weights [cout][cin][taps] for the kernels above; a thread per element of the result. */
+struct conv_layout_args {
+    struct matrix packed, w;
+    int cout, cin, taps;
+};
+
 /* pointwise/copy: y[r, :] = x[ids ? ids[r] : r, :], converted. pointwise/u8 (the same struct): f32 or bf16 in [-1, 1] <-> u8. */
 struct copy_kernel_args {
     struct matrix y, x;

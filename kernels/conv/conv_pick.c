@@ -1,0 +1,134 @@
+#include "conv_pick.h"
+
+#include "../device/args.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    SM90_128X256,
+    SM90_128X192,
+    SM90_128X128,
+    SM80_128X128_S2,
+    SM80_128X128_S3,
+    SM80_128X64,
+    SM80_128X8,
+    SIMPLE,
+    VARIANTS
+};
+
+/* Costs are estimates, not measurements: the width of the tile, 8 % more for 128 couts of wgmma (twice the reads of shared memory per
+ * product), 15 % more for 64 of mma.sync, and mma.sync at 5/8 of wgmma's rate where both run; the narrowest is bound by its reads of x;
+ * simple has no tensor cores, so it is chosen only where nothing else runs. */
+static const struct conv_variant variants[VARIANTS] = {
+    {"conv_sm90_128x256", 16, 8, 256, CONV_SM90_THREADS, CONV_SM90_SHARED(256, 4), 1, 256},
+    {"conv_sm90_128x192", 16, 8, 192, CONV_SM90_THREADS, CONV_SM90_SHARED(192, 4), 1, 198},
+    {"conv_sm90_128x128", 16, 8, 128, CONV_SM90_THREADS, CONV_SM90_SHARED(128, 6), 1, 138},
+    {"conv_sm80_128x128_s2", 128, 1, 128, CONV_SM80_THREADS, 2 * CONV_SM80_128X128_STAGE, 0, 205},
+    {"conv_sm80_128x128_s3", 128, 1, 128, CONV_SM80_THREADS, 3 * CONV_SM80_128X128_STAGE, 0, 205},
+    {"conv_sm80_128x64", 128, 1, 64, CONV_SM80_THREADS, 2 * CONV_SM80_128X64_STAGE, 0, 118},
+    {"conv_sm80_128x8", 128, 1, 8, CONV_SM80_THREADS, 3 * CONV_SM80_128X8_STAGE, 0, 40},
+    {"conv_simple", 64, 1, 64, CONV_SIMPLE_THREADS, CONV_SIMPLE_SHARED, 0, 100000},
+};
+
+const struct conv_variant *conv_variant(int i)
+{
+    return i >= 0 && i < VARIANTS ? &variants[i] : NULL;
+}
+
+int conv_takes(const struct conv_variant *v, const struct conv_shape *s)
+{
+    const int matrix = s->act == DT_BF16 && s->placed && s->arch >= 80;
+    switch (v - variants) {
+    case SM90_128X256:
+    case SM90_128X192:
+    case SM90_128X128:
+        return matrix && s->aligned && s->arch == 90 && s->stride == 1 && !s->upsample;
+    case SM80_128X128_S2:
+    case SM80_128X128_S3:
+    case SM80_128X64:
+        return matrix && s->aligned;
+    case SM80_128X8:
+        return matrix;
+    default:
+        return 1;
+    }
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+int64_t conv_tiles(const struct conv_variant *v, const struct conv_shape *s, int rows)
+{
+    const int64_t of_pixels = v->tile_h == 1 ? ceil_div((int64_t)rows * s->ow, v->tile_w)
+                                             : ceil_div(rows, v->tile_h) * ceil_div(s->ow, v->tile_w);
+    return of_pixels * ceil_div(s->cout, v->tile_n);
+}
+
+/* Tiles that the busiest multiprocessor has. */
+static int64_t rounds(const struct conv_variant *v, const struct conv_shape *s, int rows)
+{
+    return ceil_div(conv_tiles(v, s, rows), s->multiprocessors);
+}
+
+int conv_band_rows(const struct conv_variant *v, const struct conv_shape *s, int most)
+{
+    if (most >= s->rows) return s->rows;
+    int best = most;
+    int64_t fewest = INT64_MAX;
+    for (int rows = most; 2 * rows >= most; rows--) {
+        const int bands = (s->rows + rows - 1) / rows, last = s->rows - (bands - 1) * rows;
+        const int64_t total = (bands - 1) * rounds(v, s, rows) + rounds(v, s, last);
+        if (total < fewest) fewest = total, best = rows;
+    }
+    return best;
+}
+
+/* Two blocks of two stages fit on a multiprocessor, but not on the chips with 99 KiB of shared memory: one block, three stages. */
+static int fits_badly(const struct conv_variant *v, const struct conv_shape *s)
+{
+    const int small = s->arch == 86 || s->arch == 89 || s->arch / 10 == 12;
+    return v - variants == (small ? SM80_128X128_S2 : SM80_128X128_S3);
+}
+
+static const struct conv_variant *by_name(const char *name)
+{
+    for (int i = 0; i < VARIANTS; i++)
+        if (!strcmp(variants[i].name, name)) return &variants[i];
+    return NULL;
+}
+
+static enum klein_status no_such(const char *forced, struct klein_error *err)
+{
+    char names[VARIANTS * 32] = "";
+    for (int i = 0; i < VARIANTS; i++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), " %s", variants[i].name);
+    return fail(err, KLEIN_E_INPUT, "KLEIN_CONV=%s: no such kernel; one of%s", forced, names);
+}
+
+enum klein_status conv_pick(const struct conv_shape *s, const char *forced, const struct conv_variant **out,
+                            struct klein_error *err)
+{
+    *out = NULL;
+    if (forced && *forced) {
+        const struct conv_variant *v = by_name(forced);
+        if (!v) return no_such(forced, err);
+        if (!conv_takes(v, s))
+            return fail(err, KLEIN_E_UNSUPPORTED,
+                        "conv: %s does not take %s, stride %d%s, %s, rows of y that are %s, sm_%d", forced,
+                        dtype_name(s->act), s->stride, s->upsample ? ", upsample" : "",
+                        s->placed ? "f32 bias" : "a bias or weights as in the file",
+                        s->aligned ? "16-byte aligned" : "not 16-byte aligned", s->arch);
+        *out = v;
+        return KLEIN_OK;
+    }
+    int64_t least = INT64_MAX;
+    for (int i = 0; i < VARIANTS; i++) {
+        if (!conv_takes(&variants[i], s) || fits_badly(&variants[i], s)) continue;
+        const int64_t cost = rounds(&variants[i], s, s->rows) * variants[i].cost;
+        if (cost < least) least = cost, *out = &variants[i];
+    }
+    return KLEIN_OK;
+}
