@@ -2,6 +2,7 @@
  * with zeros to whole 16 bytes of bf16, in the type of the activations. Once per model. */
 #include "../device/device.h"
 #include "../device/elements.h"
+#include "../device/ptx.h"
 
 KERNEL(conv_layout_pack, conv_layout_args, CONV_LAYOUT_THREADS, 1)
 {

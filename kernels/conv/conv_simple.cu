@@ -3,6 +3,7 @@
  * an element at a time and exchange as floats through shared memory. */
 #include "../device/device.h"
 #include "../device/elements.h"
+#include "../device/ptx.h"
 
 enum {
     TILE = 64,
