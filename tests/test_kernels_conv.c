@@ -145,7 +145,7 @@ static void check_forced(const char *kernel, const char *arch, uint64_t seed, en
     device_close(&d->base);
 }
 
-enum { CASES = 19, ALIGNED = 15, ALIGNED_PLAIN = 12 /* neither stride 2 nor enlarged */ };
+enum { CASES = 19, ALIGNED = 15, ALIGNED_STRIDE_1 = 14 };
 
 Test(kernels_conv, large_tiles)
 {
@@ -174,17 +174,17 @@ Test(kernels_conv, simple)
 
 Test(kernels_conv, wgmma_256)
 {
-    check_forced("conv_sm90_128x256", "sm_90a", 1, SOFTGPU_LATE, ALIGNED_PLAIN);
+    check_forced("conv_sm90_128x256", "sm_90a", 1, SOFTGPU_LATE, ALIGNED_STRIDE_1);
 }
 
 Test(kernels_conv, wgmma_192)
 {
-    check_forced("conv_sm90_128x192", "sm_90a", 8, SOFTGPU_RANDOM, ALIGNED_PLAIN);
+    check_forced("conv_sm90_128x192", "sm_90a", 8, SOFTGPU_RANDOM, ALIGNED_STRIDE_1);
 }
 
 Test(kernels_conv, wgmma_128)
 {
-    check_forced("conv_sm90_128x128", "sm_90a", 3, SOFTGPU_LATE, ALIGNED_PLAIN);
+    check_forced("conv_sm90_128x128", "sm_90a", 3, SOFTGPU_LATE, ALIGNED_STRIDE_1);
 }
 
 /* ---- the autoencoder's widths, few pixels ----------------------------------------------------------------------------------- */
@@ -206,6 +206,8 @@ static const struct op_case wide[] = {
     {"rgb to 128", CONV(12, 19, 3, 128, 3), .options = WITH_BIAS},
     {"128 to rgb", CONV(12, 19, 128, 3, 3), .groups = 32, .options = WITH_BIAS | WITH_NORM},
     {"512 to 64", CONV(5, 6, 512, 64, 3), .groups = 32, .options = WITH_BIAS | WITH_NORM},
+    {"21 in rows of 24", CONV(9, 18, 21, 40, 3), .gap = 3, .options = WITH_BIAS},
+    {"64 enlarged, residual", CONV(9, 17, 64, 64, 3), .options = WITH_BIAS | UPSAMPLE | WITH_RESIDUAL},
     {"192 to 384", CONV(10, 9, 192, 384, 3), .groups = 32, .options = WITH_BIAS | WITH_NORM},
     {"96 to 96", CONV(10, 21, 96, 96, 3), BLOCK},
 };
@@ -270,7 +272,7 @@ static void check_bands(const struct op_case *c, const char *kernel, enum dtype 
     struct gpu_device *d = open_chip(arch, 1, SOFTGPU_RANDOM, 0);
     setenv("KLEIN_CONV", kernel, 1);
     const size_t row = (size_t)c->w * CONV_PADDED((size_t)c->k) * dtype_size(act);
-    const size_t least = (c->options & UPSAMPLE ? 2 : 3) * row;
+    const size_t least = (c->ksize == 1 ? 1 : 3) * row; /* enlarged: of two rows */
     scratch_limit = 0;
     softgpu_reset_counters();
     const uint64_t whole = bytes_of(c, act, d);
@@ -281,12 +283,12 @@ static void check_bands(const struct op_case *c, const char *kernel, enum dtype 
     for (int i = 0; i < 4; i++) {
         scratch_limit = least + (size_t)more[i] * row;
         softgpu_reset_counters();
-        const uint64_t bands = bytes_of(c, act, d);
+        const uint64_t banded = bytes_of(c, act, d);
         softgpu_read_counters(&n);
-        cr_assert(bands == whole, "%s, %s: scratch for %d rows more differs", kernel, c->name, more[i]);
-        const int rows = c->options & UPSAMPLE ? 2 * c->h : c->stride == 2 ? c->h / 2 : c->h;
-        if (i == 0 && !(c->options & UPSAMPLE))
-            cr_assert(n.kernels == kernels + 2 * (uint64_t)(rows - 1), "%s: %d kernels", c->name,
+        cr_assert(banded == whole, "%s, %s: scratch for %d rows more differs", kernel, c->name, more[i]);
+        const int bands = c->stride == 2 ? c->h / 2 : c->h; /* enlarged: of two rows */
+        if (i == 0)
+            cr_assert(n.kernels == kernels + 2 * (uint64_t)(bands - 1), "%s: %d kernels", c->name,
                       (int)n.kernels);
         cr_assert(n.kernels > kernels, "%s: one band", c->name);
     }
@@ -300,12 +302,12 @@ Test(kernels_conv, bands_change_nothing)
         {"norm, 1x1", CONV(19, 9, 32, 40, 1), .groups = 4, .options = WITH_NORM},
         {"norm, halved", CONV(22, 18, 32, 32, 3), .stride = 2, .groups = 8, .options = WITH_BIAS | WITH_NORM},
         {"norm, enlarged", CONV(19, 9, 32, 32, 3), .groups = 8, .options = WITH_BIAS | WITH_NORM | UPSAMPLE},
-        {"unaligned, enlarged", CONV(19, 9, 21, 24, 3), .gap = 3, .options = WITH_BIAS | UPSAMPLE},
+        {"unaligned, enlarged", CONV(19, 9, 21, 24, 3), .gap = 4, .options = WITH_BIAS | UPSAMPLE},
     };
     for (int i = 0; i < 5; i++) {
         if (i < 4) check_bands(&cases[i], "conv_sm80_128x64", DT_BF16, "sm_80");
         check_bands(&cases[i], "conv_sm80_128x8", DT_BF16, "sm_89");
-        if (i < 2) check_bands(&cases[i], "conv_sm90_128x128", DT_BF16, "sm_90a");
+        if (i < 4 && i != 2) check_bands(&cases[i], "conv_sm90_128x128", DT_BF16, "sm_90a");
         if (i < 4) check_bands(&cases[i], "conv_simple", DT_F32, "sm_80");
     }
     scratch_limit = 0;
@@ -395,7 +397,7 @@ Test(kernels_conv, pick)
         {{90, 132, DT_BF16, 512, 512, 3, 1, 0, 128, 128, 1, 1}, "conv_sm90_128x256"},
         {{90, 132, DT_BF16, 256, 256, 3, 1, 0, 1024, 1024, 1, 1}, "conv_sm90_128x256"},
         {{90, 132, DT_BF16, 128, 128, 3, 1, 0, 1024, 1024, 1, 1}, "conv_sm90_128x128"},
-        {{90, 132, DT_BF16, 512, 512, 3, 1, 1, 256, 256, 1, 1}, "conv_sm80_128x128_s2"}, /* enlarged */
+        {{90, 132, DT_BF16, 512, 512, 3, 1, 1, 256, 256, 1, 1}, "conv_sm90_128x256"}, /* enlarged */
         {{90, 132, DT_BF16, 128, 3, 3, 1, 0, 1024, 1024, 1, 0}, "conv_sm80_128x8"},
         {{90, 132, DT_BF16, 512, 512, 3, 1, 0, 64, 64, 1, 1}, "conv_sm90_128x128"}, /* 64 tiles are too few */
         {{90, 132, DT_BF16, 192, 192, 3, 1, 0, 1024, 1024, 1, 1}, "conv_sm90_128x192"},
@@ -416,7 +418,7 @@ Test(kernels_conv, pick)
     }
     cr_assert(conv_variant(-1) == NULL && conv_variant(8) == NULL);
     FAILS(conv_pick(&picks[0].shape, "conv_sm81", &v, &err), KLEIN_E_INPUT, "conv_sm80_128x64");
-    FAILS(conv_pick(&picks[3].shape, "conv_sm90_128x256", &v, &err), KLEIN_E_UNSUPPORTED, "upsample");
+    FAILS(conv_pick(&picks[7].shape, "conv_sm90_128x256", &v, &err), KLEIN_E_UNSUPPORTED, "stride 2");
     FAILS(conv_pick(&picks[4].shape, "conv_sm80_128x64", &v, &err), KLEIN_E_UNSUPPORTED, "not 16-byte");
 }
 

@@ -55,6 +55,10 @@ static int enlarged(const struct conv_args *a)
 {
     return a->upsample != 0;
 }
+static int rows_at_least(const struct conv_args *a) /* of a band; bands are multiples of it */
+{
+    return enlarged(a) ? 2 : 1;
+}
 static int rows_of_y(const struct conv_args *a)
 {
     return (a->h << enlarged(a)) / a->stride;
@@ -96,17 +100,18 @@ static size_t row_bytes(const struct conv_args *a)
 size_t conv_scratch(const struct conv_args *a)
 {
     if (!goes_through_scratch(a)) return 0;
-    const size_t whole = (size_t)a->h * row_bytes(a), one = (size_t)rows_read(a, 1) * row_bytes(a);
+    const size_t whole = (size_t)a->h * row_bytes(a),
+                 one = (size_t)rows_read(a, rows_at_least(a)) * row_bytes(a);
     size_t bytes = whole < BAND_BYTES ? whole : BAND_BYTES;
     if (bytes < one) bytes = one;
     return bytes < SCRATCH_MAX ? bytes : SCRATCH_MAX;
 }
 
-/* Rows of y whose input fits into `bytes`; 0 if not one's does. */
+/* Rows of y whose input fits into `bytes`; 0 if there are none. */
 static int rows_that_fit(const struct conv_args *a, size_t bytes)
 {
     int rows = rows_of_y(a);
-    while (rows && (size_t)rows_read(a, rows) * row_bytes(a) > bytes) rows--;
+    while (rows && (size_t)rows_read(a, rows) * row_bytes(a) > bytes) rows -= rows_at_least(a);
     return rows;
 }
 
@@ -122,33 +127,46 @@ static enum klein_status fill_scratch(struct gpu *g, const struct conv_args *a, 
 
 /* ---- launch ------------------------------------------------------------------------------------------------------- */
 
-/* The pixels [rows, w_px] of image t as boxes of 64 channels by 16 columns by `high` rows. */
-static enum klein_status map_image(struct gpu *g, struct tensor t, int rows, int w_px, unsigned high,
-                                   struct tensor_map *out, struct klein_error *err)
+/* [rows, cols] pixels of image t as boxes of 64 channels by 16 columns by `high` rows. They are `step` apart, also from row to row, of
+ * rows of step * cols pixels. */
+static enum klein_status map_image(struct gpu *g, struct tensor t, int rows, int cols, int step,
+                                   unsigned high, struct tensor_map *out, struct klein_error *err)
 {
-    const uint64_t pixel = (uint64_t)t.ld * sizeof(bf16);
+    const uint64_t pixel = (uint64_t)step * (uint64_t)t.ld * sizeof(bf16);
     return gpu_tensor_map(g,
                           &(struct tensor_box){.ptr = t.ptr,
                                                .dtype = DT_BF16,
                                                .rank = 3,
-                                               .dims = {(uint64_t)t.cols, (uint64_t)w_px, (uint64_t)rows},
-                                               .strides = {pixel, pixel * (uint64_t)w_px},
+                                               .dims = {(uint64_t)t.cols, (uint64_t)cols, (uint64_t)rows},
+                                               .strides = {pixel, pixel * (uint64_t)step * (uint64_t)cols},
                                                .box = {64, 16, high},
                                                .swizzle = 128},
                           out, err);
+}
+
+/* An output (or residual) of rows x cols pixels as one image, or if enlarged as four: out[2 * odd row + odd column]. */
+static enum klein_status map_output(struct gpu *g, struct tensor t, int rows, int cols, int up,
+                                    struct tensor_map out[4], struct klein_error *err)
+{
+    if (!up) return map_image(g, t, rows, cols, 1, 4, &out[0], err);
+    for (int i = 0; i < 4; i++)
+        TRY(map_image(g, tensor_rows(t, i / 2 * cols + i % 2, 1), rows / 2, cols / 2, 2, 4, &out[i], err));
+    return KLEIN_OK;
 }
 
 static enum klein_status launch_sm90(struct gpu *g, const struct conv_variant *v,
                                      const struct conv_kernel_args *k, const struct conv_args *band,
                                      int64_t tiles, struct klein_error *err)
 {
+    const int rows = k->pixels / k->ow;
     struct conv_sm90_args s = {.bias = k->bias.ptr,
                                .has_residual = k->residual.ptr != NULL,
-                               .rows = k->pixels / k->ow,
-                               .ow = k->ow,
+                               .rows = rows >> k->up,
+                               .ow = k->ow >> k->up,
                                .top = k->top,
                                .left = k->left,
                                .ksize = k->ksize,
+                               .up = k->up,
                                .cin = k->cin,
                                .cout = k->cout};
     const uint64_t taps = (uint64_t)(k->ksize * k->ksize), tap = CONV_PADDED((uint64_t)k->cin) * sizeof(bf16);
@@ -159,10 +177,10 @@ static enum klein_status launch_sm90(struct gpu *g, const struct conv_variant *v
                                  .strides = {tap, taps * tap},
                                  .box = {64, 1, (unsigned)v->tile_n},
                                  .swizzle = 128};
-    TRY(map_image(g, band->x, k->h, k->w_px, 8, &s.x, err));
+    TRY(map_image(g, band->x, k->h, k->w_px, 1, 8, &s.x, err));
     TRY(gpu_tensor_map(g, &w, &s.w, err));
-    TRY(map_image(g, band->y, s.rows, s.ow, 4, &s.y, err));
-    if (s.has_residual) TRY(map_image(g, band->residual, s.rows, s.ow, 4, &s.residual, err));
+    TRY(map_output(g, band->y, rows, k->ow, k->up, s.y, err));
+    if (s.has_residual) TRY(map_output(g, band->residual, rows, k->ow, k->up, s.residual, err));
     const int64_t blocks = tiles < g->multiprocessors ? tiles : g->multiprocessors;
     return launch_rows(g, v->name, blocks, v->threads, v->shared, &s, err);
 }
@@ -217,7 +235,7 @@ static enum klein_status check(const struct conv_args *a, const void *scratch, s
     if (!rows_that_fit(a, scratch_bytes))
         return fail(err, KLEIN_E_UNSUPPORTED,
                     "conv: %d rows of %d pixels of %d channels do not fit into %zu bytes of scratch",
-                    rows_read(a, 1), a->w_px, a->x.cols, scratch_bytes);
+                    rows_read(a, rows_at_least(a)), a->w_px, a->x.cols, scratch_bytes);
     return KLEIN_OK;
 }
 

@@ -27,7 +27,7 @@ static const struct conv_variant variants[VARIANTS] = {
     {"conv_sm80_128x128_s2", 128, 1, 128, CONV_SM80_THREADS, 2 * CONV_SM80_128X128_STAGE, 0, 205},
     {"conv_sm80_128x128_s3", 128, 1, 128, CONV_SM80_THREADS, 3 * CONV_SM80_128X128_STAGE, 0, 205},
     {"conv_sm80_128x64", 128, 1, 64, CONV_SM80_THREADS, 2 * CONV_SM80_128X64_STAGE, 0, 118},
-    {"conv_sm80_128x8", 128, 1, 8, CONV_SM80_THREADS, 3 * CONV_SM80_128X8_STAGE, 0, 40},
+    {"conv_sm80_128x8", 128, 1, 8, CONV_SM80_THREADS, 2 * CONV_SM80_128X8_STAGE, 0, 40},
     {"conv_simple", 64, 1, 64, CONV_SIMPLE_THREADS, CONV_SIMPLE_SHARED, 0, 100000},
 };
 
@@ -43,7 +43,7 @@ int conv_takes(const struct conv_variant *v, const struct conv_shape *s)
     case SM90_128X256:
     case SM90_128X192:
     case SM90_128X128:
-        return matrix && s->aligned && s->arch == 90 && s->stride == 1 && !s->upsample;
+        return matrix && s->aligned && s->arch == 90 && s->stride == 1;
     case SM80_128X128_S2:
     case SM80_128X128_S3:
     case SM80_128X64:
@@ -62,9 +62,10 @@ static int64_t ceil_div(int64_t a, int64_t b)
 
 int64_t conv_tiles(const struct conv_variant *v, const struct conv_shape *s, int rows)
 {
-    const int64_t of_pixels = v->tile_h == 1 ? ceil_div((int64_t)rows * s->ow, v->tile_w)
-                                             : ceil_div(rows, v->tile_h) * ceil_div(s->ow, v->tile_w);
-    return of_pixels * ceil_div(s->cout, v->tile_n);
+    const int64_t across_n = ceil_div(s->cout, v->tile_n);
+    if (v->tile_h == 1) return ceil_div((int64_t)rows * s->ow, v->tile_w) * across_n;
+    const int up = s->upsample != 0; /* then even and odd rows and columns apart */
+    return (ceil_div(rows >> up, v->tile_h) * ceil_div(s->ow >> up, v->tile_w) << 2 * up) * across_n;
 }
 
 /* Tiles that the busiest multiprocessor has. */
@@ -76,9 +77,10 @@ static int64_t rounds(const struct conv_variant *v, const struct conv_shape *s, 
 int conv_band_rows(const struct conv_variant *v, const struct conv_shape *s, int most)
 {
     if (most >= s->rows) return s->rows;
+    const int step = s->upsample ? 2 : 1;
     int best = most;
     int64_t fewest = INT64_MAX;
-    for (int rows = most; 2 * rows >= most; rows--) {
+    for (int rows = most; rows > 0 && 2 * rows >= most; rows -= step) {
         const int bands = (s->rows + rows - 1) / rows, last = s->rows - (bands - 1) * rows;
         const int64_t total = (bands - 1) * rounds(v, s, rows) + rounds(v, s, last);
         if (total < fewest) fewest = total, best = rows;

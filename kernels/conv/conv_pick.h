@@ -12,7 +12,7 @@ struct conv_shape {
     int multiprocessors; /* of the device */
     enum dtype act;
     int cin, cout, ksize, stride, upsample;
-    int rows, ow; /* of y, in pixels */
+    int rows, ow; /* of y */
     int placed;   /* bias is F32 or absent, w 16-byte aligned */
     int aligned;  /* pointers and rows of y and residual are multiples of 16 bytes, cout of 8 */
 };
@@ -37,7 +37,8 @@ enum klein_status conv_pick(const struct conv_shape *s, const char *forced, cons
                             struct klein_error *err);
 /* Tiles of a launch that makes `rows` rows of y. */
 int64_t conv_tiles(const struct conv_variant *v, const struct conv_shape *s, int rows);
-/* Rows of y per launch, if at most `most` (>= 1) are possible: the number that leaves the fewest multiprocessors idle. */
+/* Rows of y per launch, if at most `most` (>= 1) are possible: the number that leaves the fewest multiprocessors idle. Enlarged
+ * images: even numbers. */
 int conv_band_rows(const struct conv_variant *v, const struct conv_shape *s, int most);
 
 #endif

@@ -20,7 +20,7 @@ struct alignas(1024) conv_sm80_shared {
 };
 static_assert(sizeof(conv_sm80_shared<128, 2>) == 2 * CONV_SM80_128X128_STAGE, "args.h");
 static_assert(sizeof(conv_sm80_shared<64, 2>) == 2 * CONV_SM80_128X64_STAGE, "args.h");
-static_assert(sizeof(conv_sm80_shared<8, 3>) == 3 * CONV_SM80_128X8_STAGE, "args.h");
+static_assert(sizeof(conv_sm80_shared<8, 2>) == 2 * CONV_SM80_128X8_STAGE, "args.h");
 
 /* A thread's part of the copies of x: 8 of the tile's pixels, 16 apart, at 8 channels of a tap that move on with k. */
 struct gatherer {
@@ -207,7 +207,7 @@ KERNEL(conv_sm80_128x64, conv_kernel_args, CONV_SM80_THREADS, 2)
     conv_sm80<64, 2>(args);
 }
 
-KERNEL(conv_sm80_128x8, conv_kernel_args, CONV_SM80_THREADS, 3)
+KERNEL(conv_sm80_128x8, conv_kernel_args, CONV_SM80_THREADS, 4)
 {
-    conv_sm80<8, 3>(args);
+    conv_sm80<8, 2>(args);
 }

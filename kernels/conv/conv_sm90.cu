@@ -4,7 +4,9 @@
  * two consumers. A tile is a patch of 16 x 8 pixels by BN couts. A k block is 64 channels of one tap, so its 128 rows of x are a box
  * of the image, moved by the tap: the copy engine reads zeros outside of the image, and that is the padding; channels beyond cin are
  * outside too. Each consumer has 4 of the patch's 8 rows and writes them out 64 couts at a time, clipped to the image by the copy
- * engine, which brings the residual to the same place beforehand. */
+ * engine, which brings the residual to the same place beforehand.
+ * Enlarged images: a patch has pixels of y two apart in both directions. At any tap these lie side by side in x, so their box is as
+ * dense as ever; a patch of even and one of odd rows and columns differ in where a tap moves it. */
 #include "../device/device.h"
 #include "../device/elements.h"
 #include "../device/ptx.h"
@@ -36,22 +38,26 @@ struct ring {
 };
 
 struct patch {
-    int row, col, cout; /* the first of the patch */
+    int row, col, cout; /* the first of the patch; enlarged: counting only its image's */
+    int image, odd_row, odd_col;
 };
 
 template <int BN>
 DEVICE int count_tiles(const conv_sm90_args &args)
 {
-    return ceil_div(args.rows, (int)PATCH_H) * ceil_div(args.ow, (int)PATCH_W) * ceil_div(args.cout, BN);
+    return (ceil_div(args.rows, (int)PATCH_H) * ceil_div(args.ow, (int)PATCH_W) << 2 * args.up) *
+           ceil_div(args.cout, BN);
 }
 
 template <int BN>
 DEVICE patch patch_of(const conv_sm90_args &args, int tile)
 {
-    const int across = ceil_div(args.ow, (int)PATCH_W);
-    const tile_position p =
-        grouped_tile(tile, across * ceil_div(args.rows, (int)PATCH_H), ceil_div(args.cout, BN), GROUP);
-    return {p.row / across * PATCH_H, p.row % across * PATCH_W, p.col * BN};
+    const int across = ceil_div(args.ow, (int)PATCH_W), down = ceil_div(args.rows, (int)PATCH_H);
+    const tile_position at = grouped_tile(tile, across * down << 2 * args.up, ceil_div(args.cout, BN), GROUP);
+    const int place = at.row >> 2 * args.up; /* the four images of a place one after the other */
+    patch p = {place / across * PATCH_H, place % across * PATCH_W, at.col * BN, 0, 0, 0};
+    if (args.up) p.image = at.row & 3, p.odd_row = p.image >> 1, p.odd_col = p.image & 1;
+    return p;
 }
 
 template <int BN, int stages>
@@ -64,7 +70,8 @@ DEVICE void produce(const conv_sm90_args &args, conv_sm90_shared<BN, stages> &s)
     for (int tile = block_x(); tile < tiles; tile += grid_x()) {
         const patch p = patch_of<BN>(args, tile);
         for (int tap = 0; tap < args.ksize * args.ksize; tap++) {
-            const int row = p.row + args.top + tap / args.ksize, col = p.col + args.left + tap % args.ksize;
+            const int row = p.row + ((p.odd_row + args.top + tap / args.ksize) >> args.up),
+                      col = p.col + ((p.odd_col + args.left + tap % args.ksize) >> args.up);
             for (int channel = 0; channel < args.cin; channel += BK, at.next()) {
                 mbar_wait(empty + 8 * at.stage, at.phase ^ 1);
                 mbar_arrive_expect(full + 8 * at.stage, sizeof s.x[0] + sizeof s.w[0]);
@@ -88,8 +95,8 @@ DEVICE void load_residual(const conv_sm90_args &args, const exit_way &e, const p
 {
     const int buffer = chunk % OUT_BUFFERS;
     mbar_arrive_expect(e.arrived + 8 * buffer, OUT_BYTES);
-    tma_load_3d(e.out + buffer * OUT_BYTES, &args.residual, e.arrived + 8 * buffer, p.cout + chunk * OUT_COLS,
-                p.col, p.row);
+    tma_load_3d(e.out + buffer * OUT_BYTES, &args.residual[p.image], e.arrived + 8 * buffer,
+                p.cout + chunk * OUT_COLS, p.col, p.row);
 }
 
 /* This consumer's 64 pixels x BN of y, in chunks of 64 couts through shared memory. p.row: its own first. */
@@ -138,7 +145,7 @@ DEVICE void store_rows(const float (&d)[BN / 2], const conv_sm90_args &args, exi
         fence_proxy_async();
         bar_sync(BARRIER_CONSUMER + e.consumer, 128);
         if (e.leader) {
-            tma_store_3d(&args.y, tile, p.cout + chunk * OUT_COLS, p.col, p.row);
+            tma_store_3d(&args.y[p.image], tile, p.cout + chunk * OUT_COLS, p.col, p.row);
             bulk_commit();
             if (args.has_residual && chunk + OUT_BUFFERS < BN / OUT_COLS) {
                 bulk_wait_read<0>();
@@ -196,7 +203,7 @@ DEVICE void conv_sm90(const conv_sm90_args &args)
         if (shared_address(&s) % 1024) trap(); /* the swizzle is a function of the address */
         prefetch_tensor_map(&args.x);
         prefetch_tensor_map(&args.w);
-        prefetch_tensor_map(&args.y);
+        prefetch_tensor_map(&args.y[0]);
         for (int i = 0; i < stages; i++) {
             mbar_init(shared_address(&s.full[i]), 1);
             mbar_init(shared_address(&s.empty[i]), CONSUMERS * 4); /* one arrival per warp */

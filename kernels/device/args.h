@@ -249,17 +249,18 @@ struct conv_kernel_args {
     int cin, cout;
 };
 
-/* conv/conv_sm90: stride 1, not enlarged; 3-D tensor maps (channel, column, row) with 128-byte swizzle: boxes of 64 channels by 16
- * columns by 8 rows (x) or 4 rows (y, residual); of w (channel, tap, cout) 64 by 1 by BN. As many blocks as multiprocessors, or as
+/* conv/conv_sm90: stride 1; 3-D tensor maps (channel, column, row) with 128-byte swizzle: boxes of 64 channels by 16 columns by 8 rows
+ * (x) or 4 rows (y, residual); of w (channel, tap, cout) 64 by 1 by BN. If `up`, y and residual are four images each: [2 i + j] has
+ * the pixels whose row is odd (i = 1) or even, and whose column is odd (j = 1) or even. As many blocks as multiprocessors, or as
  * tiles if these are fewer. */
 #define CONV_SM90_SHARED(bn, stages)                                                                         \
     ((stages) * (128 + (bn)) * 128 + 32768 + 1024) /* bytes of dynamic shared memory */
 struct conv_sm90_args {
-    struct tensor_map x, w, y, residual;
+    struct tensor_map x, w, y[4], residual[4];
     const float *bias; /* NULL: absent */
     int has_residual;
-    int rows, ow; /* of y */
-    int top, left, ksize;
+    int rows, ow; /* of y; if up, of each of its images */
+    int top, left, ksize, up;
     int cin, cout;
 };
 
