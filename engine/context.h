@@ -4,6 +4,7 @@
 #define KLEIN_CONTEXT_H
 
 #include "pipeline.h"
+#include "../kernels/predict.h"
 #include "../weights/tokenizer.h"
 
 struct klein {
@@ -42,11 +43,13 @@ struct plan {
     } stage[KLEIN_STAGE_COUNT];
     struct plan_op *ops; /* in order of first use; owned by the plan */
     int n_ops;
-    int width, height, steps;
+    int width, height, steps, images;
 };
 enum klein_status plan_make(const struct model_config *config, enum dtype act,
                             const struct klein_request *request, struct plan *out, struct klein_error *err);
 void plan_free(struct plan *p);
+/* Predicted, not measured: seconds of one call of o (predict.h). e4m3: the blocks' products of the denoiser are in e4m3. */
+double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3);
 
 /* A request with defaults resolved and everything checked that can be checked without running (sizes, steps,
  * sigmas, references). */

@@ -86,9 +86,15 @@ enum klein_status plan_make(const struct model_config *config, enum dtype act,
     out->width = s.width;
     out->height = s.height;
     out->steps = s.steps;
+    out->images = s.images;
     settled_free(&s);
     if (status != KLEIN_OK) plan_free(out);
     return status;
+}
+
+double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3)
+{
+    return predict_op(g, o->op, &o->cost, e4m3 && o->stage == KLEIN_STAGE_DENOISE);
 }
 
 void plan_free(struct plan *p)

@@ -58,8 +58,7 @@ static double bytes_of(struct tensor t)
 #define COST(cost, flops_, bytes_, ...)                                                                      \
     do {                                                                                                     \
         if (cost) {                                                                                          \
-            (cost)->flops = (flops_);                                                                        \
-            (cost)->bytes = (bytes_);                                                                        \
+            *(cost) = (struct op_cost){.flops = (flops_), .bytes = (bytes_)};                                \
             snprintf((cost)->shape, sizeof(cost)->shape, __VA_ARGS__);                                       \
         }                                                                                                    \
     } while (0)
@@ -193,7 +192,12 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
                  bytes_of(a->qkv.cos) + bytes_of(a->qkv.sin);
     else
         bytes += bytes_of(a->y);
-    COST(cost, 2.0 * m * n * k, bytes, "%dx%d @ %d", m, k, n);
+    static const char *const kinds[] = {"", " silu", " residual", " swiglu", " qkv"};
+    COST(cost, 2.0 * m * n * k, bytes, "%dx%d @ %d%s", m, k, n, kinds[a->epilogue]);
+    if (cost) {
+        cost->m = m, cost->n = n, cost->k = k, cost->split = a->split;
+        cost->block = a->epilogue != LINEAR_PLAIN && a->epilogue != LINEAR_SILU;
+    }
     return KLEIN_OK;
 }
 
@@ -215,6 +219,10 @@ enum klein_status ops_check_attention(const struct attention_args *a, struct op_
     COST(cost, 4.0 * a->q.rows * a->k.rows * a->head_dim * a->heads,
          bytes_of(a->q) + bytes_of(a->k) + bytes_of(a->v) + bytes_of(a->o), "%dx%d, %d/%d heads x %d%s",
          a->q.rows, a->k.rows, a->heads, a->kv_heads, a->head_dim, a->causal ? ", causal" : "");
+    if (cost) {
+        cost->m = a->q.rows, cost->n = a->k.rows, cost->k = a->head_dim;
+        cost->heads = a->heads, cost->causal = a->causal;
+    }
     return KLEIN_OK;
 }
 
@@ -262,6 +270,10 @@ enum klein_status ops_check_conv(const struct conv_args *a, struct op_cost *cost
          bytes_of(a->x) + bytes_of(a->w) + bytes_of(a->bias) + bytes_of(a->y) + bytes_of(a->residual),
          "%dx%d, %d > %d, %dx%d%s%s%s", a->w_px, a->h, a->x.cols, a->w.rows, a->ksize, a->ksize,
          a->stride == 2 ? " /2" : "", a->upsample ? " x2" : "", a->norm.stats.ptr ? " norm" : "");
+    if (cost) {
+        cost->m = (double)(oh * ow), cost->n = a->w.rows, cost->k = a->w.cols;
+        cost->norm_bytes = a->norm.stats.ptr ? 2 * bytes_of(a->x) : 0;
+    }
     return KLEIN_OK;
 }
 

@@ -221,9 +221,15 @@ struct op_table {
 
 /* What one call costs: 2 FLOP per multiply-add of matrix products, convolutions and attention (the full
  * square, whatever causal and keys leave out), elementwise work ignored; bytes = operands read once +
- * results written once. Also the shape as text ("768x3072 @ 9216") for tables and messages. */
+ * results written once. Also the shape as text ("768x3072 @ 9216 qkv") for tables and messages, and for
+ * predictions (predict.h) the product itself. */
 struct op_cost {
     double flops, bytes;
+    double m, n, k; /* linear, conv: [m, k] x [k, n]; attention: queries, keys, head_dim; else 0 */
+    int split;      /* linear */
+    int block;      /* linear: of a transformer block, by its epilogue (RESIDUAL, SWIGLU, QKV) */
+    int heads, causal;
+    double norm_bytes; /* conv: normalising x in a pass of its own */
     char shape[96];
 };
 

@@ -186,6 +186,40 @@ Test(cli_commands, plan_fits_in_memory_and_says_so)
     SAYS(RUN("plan", "--config", "tiny", "-m", MODEL), 2, "exclude each other");
 }
 
+Test(cli_commands, plan_predicts_times_and_says_that_they_are_predicted)
+{
+    double stages = 0;
+    static const char *const names[] = {"text", "references", "denoise", "decode"};
+    json_t *bf16 = program_json(OK_RUN("plan", "--size", "512x512", "--gpu", "h100", "--json", "--ops"));
+    json_t *fp8 =
+        program_json(OK_RUN("plan", "--size", "512x512", "--gpu", "h100", "--precision", "fp8", "--json"));
+    json_t *predicted = json_object_get(bf16, "predicted");
+    cr_assert(json_is_false(json_object_get(predicted, "measured")));
+    for (int i = 0; i < 4; i++) stages += stage_of(bf16, names[i], "predicted_seconds");
+    cr_assert(fabs(stages / number_of(predicted, "seconds") - 1) < 1e-6);
+    size_t i;
+    json_t *op;
+    double ops = 0;
+    json_array_foreach(json_object_get(bf16, "ops"), i, op) ops +=
+        number_of(op, "calls") * number_of(op, "predicted_seconds");
+    cr_assert(fabs(ops / stages - 1) < 1e-6, "%g, stages %g", ops, stages);
+    /* FP8 is for the denoiser only. */
+    cr_assert(stage_of(fp8, "denoise", "predicted_seconds") <
+              0.8 * stage_of(bf16, "denoise", "predicted_seconds"));
+    cr_assert_eq(stage_of(fp8, "decode", "predicted_seconds"), stage_of(bf16, "decode", "predicted_seconds"));
+    json_decref(bf16);
+    json_decref(fp8);
+    struct outcome o = OK_RUN("plan", "--config", "tiny", "--size", "64x64", "--gpu", "4090", "--ops");
+    cr_assert(strstr(o.out, "PREDICTED MS") &&
+              strstr(o.out, "Predicted, not measured, for one RTX 4090 in BF16"));
+    o = OK_RUN("plan", "--config", "tiny", "--size", "64x64");
+    cr_assert(!strstr(o.out, "redicted"));
+    SAYS(RUN("plan", "--gpu", "3dfx"), 2, "there are a100, l4,");
+    SAYS(RUN("plan", "--gpu", "a100", "--precision", "fp8"), 2, "does not multiply FP8");
+    SAYS(RUN("plan", "--precision", "fp8"), 2, "give --gpu too");
+    SAYS(RUN("plan", "--gpu", "h100", "--dtype", "f32"), 2, "bf16 only");
+}
+
 Test(cli_commands, bench)
 {
     json_t *json = program_json(OK_RUN("bench", "--config", "tiny", "--size", "64x64", "-s", "2", "-i",

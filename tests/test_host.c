@@ -6,6 +6,7 @@
 #include "../host/inputs.h"
 #include "../host/signals.h"
 #include "../host/size.h"
+#include "../kernels/predict.h"
 #include "../weights/config.h"
 
 #include <stdio.h>
@@ -196,12 +197,17 @@ Test(host, option_tables_are_consistent)
     }
 }
 
-Test(host, the_option_names_every_configuration)
+static const char *help_of(const char *option)
 {
     int i = 0;
-    while (strcmp(cli_option_at(&command_plan, i, NULL, NULL)->name, "config")) i++;
-    for (int c = 0; config_list(c); c++)
-        cr_assert(strstr(cli_option_at(&command_plan, i, NULL, NULL)->help, config_list(c)));
+    while (strcmp(cli_option_at(&command_plan, i, NULL, NULL)->name, option)) i++;
+    return cli_option_at(&command_plan, i, NULL, NULL)->help;
+}
+
+Test(host, the_options_name_every_configuration_and_gpu)
+{
+    for (int c = 0; config_list(c); c++) cr_assert(strstr(help_of("config"), config_list(c)));
+    for (int g = 0; gpu_spec_at(g); g++) cr_assert(strstr(help_of("gpu"), gpu_spec_at(g)->name));
 }
 
 static char *text_of(void (*print)(FILE *, const struct cli_command *const *))

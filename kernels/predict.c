@@ -1,0 +1,148 @@
+#include "predict.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Peaks: NVIDIA's data sheets, dense, as rates per cycle that give them at the boost clock. Sustained: the best published dense product
+ * over the peak, less what the model itself finds (stas00/ml-engineering compute/accelerator, "MAMF"; ThunderKittens 855 TF and fast.cu
+ * 808 TF on H100; LeetCUDA and gau-nernst/learn-cuda on GeForce). L2: A100 5120 bytes per cycle (A100 white paper) over 108; Ada
+ * 1946 bytes per cycle measured on an RTX 4090 (smallscientist1/cuda_microbenchmark), by width of the memory bus on the others; Hopper
+ * inferred from kernels without multicast that stay at 600-700 TF. "guess": no measurement found. */
+static const struct gpu_spec gpus[] = {
+    {"a100", "A100 SXM 80 GB", GPU_MMA_SYNC, 108, 1.410e9, 0.90, 2048, 0, 2048, 2.04e12, 40, 164},
+    /* 72 W: about half of the peak (guess) */
+    {"l4", "L4", GPU_MMA_SYNC, 58, 2.040e9, 0.55, 1024, 2048, 1024, 0.30e12, 16.8, 100},
+    /* 300 W (guess) */
+    {"l40s", "L40S", GPU_MMA_SYNC, 142, 2.490e9, 0.80, 1024, 2048, 1024, 0.864e12, 13.7, 100},
+    {"4090", "RTX 4090", GPU_MMA_SYNC, 128, 2.520e9, 1.00, 512, 1024, 512, 1.008e12, 15.2, 100},
+    /* mma.sync on Hopper has 62 % of wgmma's rate (arXiv 2402.13499) */
+    {"h100", "H100 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 3.35e12, 44, 228},
+    {"h200", "H200 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 4.80e12, 44, 228},
+    /* L2, mma.sync: guesses */
+    {"b200", "B200", GPU_TCGEN05, 148, 1.856e9, 0.86, 8192, 16384, 2560, 8.00e12, 56, 228},
+    /* e4m3 by plain mma.sync; its block-scaled form has twice the rate, and klein does not use it */
+    {"5090", "RTX 5090", GPU_MMA_SYNC, 170, 2.407e9, 1.00, 512, 1024, 512, 1.79e12, 15.3, 100},
+};
+enum { GPUS = sizeof gpus / sizeof *gpus };
+
+/* The model's constants, the same for all GPUs and shapes. */
+static const double shared_bytes = 128, /* from shared memory per cycle and multiprocessor */
+    exponentials = 16,                  /* per cycle and multiprocessor */
+    lanes = 128,                        /* f32 instructions per cycle and multiprocessor */
+    memory_share =
+        0.9, /* of the quoted bandwidth that copies reach: 3.0 of 3.35 TB/s on H100, 4.3 of 4.8 on H200 */
+    launch = 1.3e-6, /* s from the end of a kernel to the start of the next in a graph; published: 1 to 1.5 */
+    tile_latency =
+        1200, /* cycles: the last products drain, the barrier, the first operands of the next tile arrive */
+    tile_instructions =
+        8, /* per element of a tile after its last product: load gate or angles, scale, pack, store */
+    sync_step =
+        150, /* cycles of a step that mma.sync kernels spend at the barrier and on the first ldmatrix */
+    softmax_flops = 4,     /* f32 instructions per score: scale, maximum, sum, pack */
+    softmax_exposed = 0.4; /* of the shorter of products and softmax, what the other does not hide */
+
+static const int wgmma_tiles[][2] = {{128, 256}, {192, 192}, {128, 192}, {128, 128}, {64, 192}, {0}},
+                 mma_tiles[][2] = {{128, 128}, {128, 64}, {64, 64}, {0}},
+                 tcgen05_tiles[][2] = {{128, 256}, {128, 128}, {0}};
+
+const struct gpu_spec *gpu_spec_at(int i)
+{
+    return i >= 0 && i < GPUS ? &gpus[i] : NULL;
+}
+
+enum klein_status gpu_spec_named(const char *name, const struct gpu_spec **out, struct klein_error *err)
+{
+    char known[128] = "";
+    for (int i = 0; i < GPUS; i++) {
+        if (!strcmp(name, gpus[i].name)) {
+            *out = &gpus[i];
+            return KLEIN_OK;
+        }
+        size_t n = strlen(known);
+        snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", gpus[i].name);
+    }
+    return fail(err, KLEIN_E_USAGE, "no figures of a GPU \"%s\"; there are %s", name, known);
+}
+
+static double rate_of(const struct gpu_spec *g, const struct product *p)
+{
+    return p->rate ? p->rate : p->element == 1 ? g->e4m3 : g->bf16;
+}
+
+/* A warp (mma.sync) reads the operands of its 64 x 64 part, a warpgroup (wgmma) those of its 64 rows and all columns. */
+static double shared_cycles(const struct gpu_spec *g, int tile_m, int tile_n)
+{
+    int part_m = tile_m < 64 ? tile_m : 64, part_n = g->products == GPU_MMA_SYNC && tile_n > 64 ? 64 : tile_n;
+    double parts = (double)tile_m / part_m * tile_n / part_n;
+    if (g->products == GPU_TCGEN05) return (tile_m + tile_n) * 128 / shared_bytes;
+    return parts * (part_m + part_n) * 128 / shared_bytes;
+}
+
+static double tiled_seconds(const struct gpu_spec *g, const struct product *p, int tile_m, int tile_n)
+{
+    double step_k = 128.0 / p->element, steps = ceil(p->k / step_k);
+    double tiles = (ceil(p->split / (double)tile_m) + ceil((p->m - p->split) / tile_m)) * ceil(p->n / tile_n);
+    int share = p->share ? p->share : g->products == GPU_TCGEN05 ? 2 : 1;
+    double step = 2 * tile_m * tile_n * step_k / rate_of(g, p);
+    step = fmax(step, (tile_m + (double)tile_n / share) * 128 / g->l2);
+    step = fmax(step, shared_cycles(g, tile_m, tile_n));
+    double end = tile_latency + (double)tile_m * tile_n * tile_instructions / lanes;
+    if (g->products == GPU_MMA_SYNC)
+        step += sync_step, end /= 2; /* two blocks per multiprocessor: one ends, the other multiplies */
+    if (g->products == GPU_TCGEN05) end = tile_latency; /* tensor memory holds two tiles */
+    return ceil(tiles / g->multiprocessors) * (steps * step + end) / (g->clock * g->sustained);
+}
+
+double predict_product(const struct gpu_spec *g, const struct product *p)
+{
+    if (p->tile_m) return tiled_seconds(g, p, p->tile_m, p->tile_n);
+    const int(*menu)[2] = g->products == GPU_WGMMA     ? wgmma_tiles
+                          : g->products == GPU_TCGEN05 ? tcgen05_tiles
+                                                       : mma_tiles;
+    double best = INFINITY;
+    for (; (*menu)[0]; menu++) best = fmin(best, tiled_seconds(g, p, (*menu)[0], (*menu)[1]));
+    return best;
+}
+
+double predict_attention(const struct gpu_spec *g, const struct attention_problem *p)
+{
+    /* Heads of 128 have kernels for every kind of product; others mma.sync only. 128 queries per block, 64 where two blocks of 128 and
+     * their operands do not fit. */
+    int sync = g->products == GPU_MMA_SYNC || p->head_dim != 128;
+    double rate = sync ? g->mma_sync : g->bf16,
+           rows = sync && (g->shared < 128 || p->head_dim > 128) ? 64 : 128, keys = 64;
+    double products = 4 * rows * keys * p->head_dim / rate;
+    double softmax = rows * keys * (1 / exponentials + softmax_flops / lanes);
+    double step =
+        fmax(products, softmax) + softmax_exposed * fmin(products, softmax) + (sync ? 2 * sync_step : 0);
+    double steps = ceil(p->keys / keys);
+    if (p->causal) steps = (steps + rows / keys) / 2; /* on average */
+    double end = tile_latency + products / 2 + rows * p->head_dim * tile_instructions / lanes;
+    if (sync) end /= 2;
+    double tiles = p->heads * ceil(p->queries / rows);
+    return ceil(tiles / g->multiprocessors) * (steps * step + end) / (g->clock * g->sustained);
+}
+
+static int kernels_of(enum op_id op, const struct op_cost *cost)
+{
+    return op == OP_gn_stats || (op == OP_conv && cost->norm_bytes > 0) ? 2 : 1;
+}
+
+double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3)
+{
+    const double memory = memory_share * g->memory, gaps = launch * kernels_of(op, cost);
+    if (op == OP_linear || op == OP_conv) {
+        int narrow = e4m3 && cost->block;
+        struct product p = {
+            .m = cost->m, .n = cost->n, .k = cost->k, .split = cost->split, .element = narrow ? 1 : 2};
+        double bytes =
+            cost->bytes - (narrow ? cost->m * cost->k + cost->n * cost->k * (cost->split ? 2 : 1) : 0);
+        return fmax(predict_product(g, &p), bytes / memory) + cost->norm_bytes / memory + gaps;
+    }
+    if (op == OP_attention) {
+        struct attention_problem p = {cost->heads, cost->m, cost->n, cost->k, cost->causal};
+        return fmax(predict_attention(g, &p), cost->bytes / memory) + gaps;
+    }
+    return cost->bytes / memory + gaps;
+}

@@ -1,0 +1,53 @@
+/* predict.h: how long ops should take on a GPU, by arithmetic. NOT measurements: a model of the kernels' cycles, calibrated against
+ * published figures of other people's kernels (tests/test_predict.c lists each with its error).
+ *
+ * A product is cut into tiles, a tile into steps of 128 bytes of k. A step takes the longest of: its products on the tensor cores, its
+ * operands from the L2, its operands from shared memory. Tiles fill the multiprocessors in waves. Attention adds the exponentials, which
+ * overlap with the products for the most part. Everything else takes as long as its bytes. */
+#ifndef KLEIN_PREDICT_H
+#define KLEIN_PREDICT_H
+
+#include "ops.h"
+
+/* How a GPU's products are written: decides tiles, and what a step costs beside its products. */
+enum gpu_products { GPU_MMA_SYNC, GPU_WGMMA, GPU_TCGEN05 };
+
+struct gpu_spec {
+    const char *name, *title;
+    enum gpu_products products;
+    int multiprocessors;
+    double clock;      /* Hz, for which the peaks are quoted */
+    double sustained;  /* share of it under long dense products: power */
+    double bf16, e4m3; /* FLOP per cycle and multiprocessor, dense, f32 sums; e4m3 0: has none */
+    double mma_sync;   /* the same of bf16 by mma.sync, for the kernels that have no other form */
+    double memory;     /* bytes per second, quoted */
+    double l2;         /* bytes per cycle and multiprocessor that kernels get */
+    int shared;        /* KiB of shared memory per multiprocessor that blocks can have */
+};
+
+/* The i-th GPU; NULL past the last. */
+const struct gpu_spec *gpu_spec_at(int i);
+/* KLEIN_E_USAGE naming the known ones. */
+enum klein_status gpu_spec_named(const char *name, const struct gpu_spec **out, struct klein_error *err);
+
+/* c[m, n] = a[m, k] b[k, n] in tiles of tile_m x tile_n; 0: the fastest of the GPU's menu. Rows < split and the others in separate
+ * tiles. share: blocks that fetch b together (a cluster with multicast); 0: as the GPU's kernels do. */
+struct product {
+    double m, n, k;
+    int split, element; /* element: bytes, 2 bf16, 1 e4m3 */
+    int tile_m, tile_n, share;
+    double rate; /* FLOP per cycle and multiprocessor; 0: the GPU's for the element */
+};
+double predict_product(const struct gpu_spec *g,
+                       const struct product *p); /* seconds, without launch and memory */
+
+struct attention_problem {
+    double heads, queries, keys, head_dim;
+    int causal;
+};
+double predict_attention(const struct gpu_spec *g, const struct attention_problem *p);
+
+/* Seconds of one call of an op. e4m3: its products of blocks (ops.h: residual, SwiGLU, qkv) are in e4m3. */
+double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3);
+
+#endif
