@@ -18,11 +18,14 @@ struct placing {
     enum dtype act;
 };
 
-static enum klein_status place(void *user, enum checkpoint_part part, int ndim, struct tensor *t,
-                               struct klein_error *err)
+static enum klein_status place(void *user, enum checkpoint_part part, int ndim, const int64_t *shape,
+                               struct tensor *t, struct klein_error *err)
 {
     const struct placing *p = user;
-    enum weight_kind kind = ndim == 1 ? WEIGHT_VECTOR : ndim == 4 ? WEIGHT_CONV : WEIGHT_MATRIX;
+    enum weight_kind kind = ndim == 1       ? WEIGHT_VECTOR
+                            : ndim == 2     ? WEIGHT_MATRIX
+                            : shape[3] == 1 ? WEIGHT_CONV_1X1
+                                            : WEIGHT_CONV_3X3;
     return p->dev->place(p->dev, kind, p->act, t, err);
 }
 

@@ -5,10 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const struct {
+/* A GPU's name may have a number: "cuda:1". */
+static const struct backend {
     const char *name;
-    backend_open *open;
-} backends[] = {{"cpu", cpu_open}, {"ref", ref_open}, {"null", null_open}};
+    backend_open *open; /* NULL: cuda_open */
+    int soft;
+} backends[] = {
+    {"cpu", cpu_open, 0}, {"cuda", NULL, 0}, {"soft", NULL, 1}, {"ref", ref_open, 0}, {"null", null_open, 0}};
 enum { BACKENDS = sizeof backends / sizeof backends[0] };
 
 const char *device_backend(int i)
@@ -16,15 +19,29 @@ const char *device_backend(int i)
     return i >= 0 && i < BACKENDS ? backends[i].name : NULL;
 }
 
+/* The number after the colon, 0 without one; -1 if it is none, or the backend has none. */
+static int ordinal_of(const struct backend *b, const char *colon)
+{
+    char *end;
+    if (!*colon) return 0;
+    if (b->open || colon[1] < '0' || colon[1] > '9') return -1;
+    long n = strtol(colon + 1, &end, 10);
+    return *end || n > 255 ? -1 : (int)n;
+}
+
 enum klein_status device_open(const char *name, const struct device_options *options, struct device **out,
                               struct klein_error *err)
 {
     *out = NULL;
     char known[64] = "";
-    size_t used = 0;
+    size_t used = 0, length = strcspn(name, ":");
     for (int i = 0; i < BACKENDS; i++) {
-        if (!strcmp(name, backends[i].name)) return backends[i].open(options, out, err);
-        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", backends[i].name);
+        const struct backend *b = &backends[i];
+        int n = ordinal_of(b, name + length);
+        if (!strncmp(name, b->name, length) && !b->name[length] && n >= 0)
+            return b->open ? b->open(options, out, err) : cuda_open(options, b->soft, n, out, err);
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s%s", i ? ", " : "", b->name,
+                                 b->open ? "" : "[:N]");
     }
     return fail(err, KLEIN_E_NO_DEVICE, "device \"%s\" does not exist; this build has: %s", name, known);
 }

@@ -8,9 +8,9 @@ struct device_options {
     int threads; /* host threads for "cpu" and "ref"; 0: all that the process may use */
 };
 
-/* How a weight is used: a matrix [n, k] of linear or embed; a convolution [cout, cin * ksize * ksize] in OIHW; a vector (norm
- * weights, biases, statistics). */
-enum weight_kind { WEIGHT_MATRIX, WEIGHT_CONV, WEIGHT_VECTOR };
+/* How a weight is used: a vector (norm weights, biases, statistics); a matrix [n, k] of linear or embed; a convolution
+ * [cout, cin * ksize * ksize] in OIHW. */
+enum weight_kind { WEIGHT_VECTOR, WEIGHT_MATRIX, WEIGHT_CONV_1X1, WEIGHT_CONV_3X3 };
 
 /* Recording ops, to launch them again as one. Between begin and end nothing runs, and nothing but ops and `copy` is called. */
 struct device_graphs {

@@ -310,6 +310,7 @@ struct slot *slot_new(void)
     s->threads = (struct thread *)map_pages(sizeof(struct thread) * THREADS_MAX);
     s->copies = (struct copy16 *)map_pages(sizeof(struct copy16) * COPIES_MAX * THREADS_MAX);
     s->looked = (uint32_t *)map_pages(sizeof(uint32_t) * MBARS_MAX * THREADS_MAX);
+    s->unpacked = (struct unpacked *)map_pages(unpacked_bytes);
     s->block = (struct block *)map_pages(sizeof(struct block));
     s->block->slot = s;
     return s;

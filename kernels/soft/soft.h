@@ -116,6 +116,7 @@ struct flight {
 
 struct cell;     /* race.cpp */
 struct products; /* wgmma.cpp */
+struct unpacked; /* tensor_core.cpp */
 
 struct slot {
     char *stacks; /* of MAX_THREADS fibers */
@@ -126,7 +127,8 @@ struct slot {
     uint32_t *read_clocks; /* [cell][warp] */
     uint16_t *read_masks;
     struct products *products[WARPS_MAX / 4];
-    uint32_t *looked;    /* [mbarrier][thread] */
+    uint32_t *looked; /* [mbarrier][thread] */
+    struct unpacked *unpacked;
     struct block *block; /* reused */
 };
 
@@ -233,6 +235,8 @@ void tensor_core(const struct fragment_rows *rows, int count, const float *b, in
                  soft_operand type);
 extern float e4m3_values[256];
 float bf16_value(uint16_t h);
+extern const size_t
+    unpacked_bytes; /* of a slot; not thread_local: a library that is opened late gets little of that */
 
 /* race.cpp */
 void race_reset(struct block *b);

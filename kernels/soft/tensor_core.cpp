@@ -102,13 +102,20 @@ static int decode(uint32_t r, soft_operand type, float *out)
     return 4;
 }
 
+/* The operands of a warp's products as floats. */
+struct alignas(64) unpacked {
+    float a[MI_MAX][8][K_MAX][4];
+    alignas(64) float columns[4][K_MAX * 4 * NI_MAX]; /* [q][k][n] */
+};
+const size_t unpacked_bytes = sizeof(struct unpacked);
+
 static void multiply_warp(struct warp *w, struct block *b, void **arguments)
 {
     struct mma **m = (struct mma **)arguments;
     const int mi = m[0]->mi, ni = m[0]->ni, k = m[0]->type == SOFT_BF16 ? 16 : 32, n = 4 * ni;
     const soft_operand type = m[0]->type;
-    static thread_local float a[MI_MAX][8][K_MAX][4] __attribute__((aligned(64)));
-    static thread_local float columns[4][K_MAX * 4 * NI_MAX] __attribute__((aligned(64))); /* [q][k][n] */
+    auto &a = b->slot->unpacked->a;
+    auto &columns = b->slot->unpacked->columns;
     for (int lane = 0; lane < LANES; lane++) {
         const int g = lane >> 2, q = lane & 3;
         float e[4];

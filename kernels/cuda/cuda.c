@@ -1,0 +1,145 @@
+#include "cuda.h"
+#include "../backend.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory -------------------------------------------------------------------------------------------- */
+
+static void *cuda_alloc(struct device *dev, size_t bytes)
+{
+    struct klein_error err = {0};
+    void *p = NULL;
+    return gpu_alloc(gpu_of(dev), bytes, &p, &err) == KLEIN_OK ? p : NULL;
+}
+
+static void cuda_free(struct device *dev, void *memory, size_t bytes)
+{
+    gpu_free(gpu_of(dev), memory);
+}
+
+static enum klein_status cuda_upload(struct device *dev, void *to, const void *host, size_t bytes,
+                                     struct klein_error *err)
+{
+    TRY(gpu_upload(gpu_of(dev), to, host, bytes, err));
+    return gpu_sync(gpu_of(dev), err); /* `host` is the caller's again */
+}
+
+static enum klein_status cuda_download(struct device *dev, void *host, const void *from, size_t bytes,
+                                       struct klein_error *err)
+{
+    return gpu_download(gpu_of(dev), host, from, bytes, err);
+}
+
+static enum klein_status cuda_copy(struct device *dev, void *to, const void *from, size_t bytes,
+                                   struct klein_error *err)
+{
+    return gpu_copy(gpu_of(dev), to, from, bytes, err);
+}
+
+/* ---- graphs --------------------------------------------------------------------------------------------- */
+
+static enum klein_status graph_begin(struct device *dev, struct klein_error *err)
+{
+    return gpu_capture_begin(gpu_of(dev), err);
+}
+
+static enum klein_status graph_end(struct device *dev, void **out, struct klein_error *err)
+{
+    struct gpu_graph graph, *kept;
+    *out = NULL;
+    TRY(gpu_capture_end(gpu_of(dev), &graph, err));
+    kept = malloc(sizeof *kept);
+    if (!kept) {
+        gpu_graph_close(gpu_of(dev), &graph);
+        return fail(err, KLEIN_E_NO_MEMORY, "no memory for a graph");
+    }
+    *kept = graph;
+    *out = kept;
+    return KLEIN_OK;
+}
+
+static enum klein_status graph_launch(struct device *dev, void *graph, struct klein_error *err)
+{
+    return gpu_graph_launch(gpu_of(dev), graph, err);
+}
+
+static void graph_free(struct device *dev, void *graph)
+{
+    gpu_graph_close(gpu_of(dev), graph);
+    free(graph);
+}
+
+static enum klein_status pace(struct device *dev, struct klein_error *err)
+{
+    struct cuda_device *cuda = (struct cuda_device *)dev;
+    CUevent now = cuda->pace[cuda->paces % 2], before = cuda->pace[(cuda->paces + 1) % 2];
+    TRY(gpu_event_record(cuda->gpu, now, err));
+    return cuda->paces++ ? gpu_event_sync(cuda->gpu, before, err) : KLEIN_OK;
+}
+
+const struct device_graphs cuda_graphs = {
+    .begin = graph_begin, .end = graph_end, .launch = graph_launch, .free = graph_free, .pace = pace};
+
+/* ---- opening -------------------------------------------------------------------------------------------- */
+
+static void cuda_close(struct device *dev)
+{
+    struct cuda_device *cuda = (struct cuda_device *)dev;
+    if (cuda->gpu) {
+        cuda_unplace(cuda);
+        gpu_free(cuda->gpu, cuda->scratch);
+        for (int i = 0; i < 2; i++)
+            if (cuda->pace[i]) gpu_event_close(cuda->gpu, cuda->pace[i]);
+    }
+    gpu_close(cuda->gpu);
+    if (cuda->cu.library) driver_close(&cuda->cu);
+    free(cuda);
+}
+
+static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal, struct klein_error *err)
+{
+    TRY(driver_open(soft, &cuda->cu, err));
+    TRY(gpu_open(&cuda->cu, ordinal, &cuda->gpu, err));
+    struct gpu *g = cuda->gpu;
+    if (g->arch < 80)
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "%s has compute capability %d.%d: klein needs 8.0 (Ampere) or later; use --device cpu",
+                    g->name, g->arch / 10, g->arch % 10);
+    TRY(gpu_alloc(g, CUDA_SCRATCH, &cuda->scratch, err));
+    for (int i = 0; i < 2; i++) TRY(gpu_event_open(g, 0, &cuda->pace[i], err));
+    snprintf(cuda->base.description, sizeof cuda->base.description,
+             "%.70s, sm_%d, %d multiprocessors, %.1f GiB", g->name, g->arch, g->multiprocessors,
+             (double)g->memory / 0x1p30);
+    return KLEIN_OK;
+}
+
+enum klein_status cuda_open(const struct device_options *options, int soft, int ordinal, struct device **out,
+                            struct klein_error *err)
+{
+    struct cuda_device *cuda = calloc(1, sizeof *cuda);
+    if (!cuda) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a GPU device");
+    cuda->base = (struct device){.ops = &cuda_ops,
+                                 .name = soft ? "soft" : "cuda",
+                                 .act = DT_BF16,
+                                 .computes = 1,
+                                 .threads = 1,
+                                 .close = cuda_close,
+                                 .alloc = cuda_alloc,
+                                 .free = cuda_free,
+                                 .upload = cuda_upload,
+                                 .download = cuda_download,
+                                 .copy = cuda_copy,
+                                 .place = cuda_place,
+                                 .graphs = &cuda_graphs};
+    enum klein_status status = set_up(cuda, soft, ordinal, err);
+    if (status != KLEIN_OK) {
+        cuda_close(&cuda->base);
+        return status;
+    }
+    if (cuda->gpu->sync_each) cuda->base.graphs = NULL; /* KLEIN_SYNC: each kernel is waited for */
+    *out = &cuda->base;
+    return KLEIN_OK;
+}

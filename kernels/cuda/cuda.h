@@ -1,0 +1,37 @@
+/* cuda.h: the GPU backend: ops.h over the kernels, memory, weights, graphs. One device per context; everything goes to one stream, so
+ * ops return at once and only downloads wait. */
+#ifndef KLEIN_CUDA_H
+#define KLEIN_CUDA_H
+
+#include "gpu.h"
+#include "../device.h"
+
+struct placed; /* place.c */
+
+struct cuda_device {
+    struct device base;
+    struct driver cu;
+    struct gpu *gpu;
+    void *scratch; /* of one op at a time: CUDA_SCRATCH bytes */
+    struct placed *placed;
+    CUevent pace[2]; /* the ends of the last two calls of graphs->pace */
+    int paces;
+};
+/* Bounds what an op may need beside its operands, whatever their size; the ops that need any work in bands. */
+#define CUDA_SCRATCH ((size_t)64 << 20)
+
+static inline struct gpu *gpu_of(struct device *dev)
+{
+    return ((struct cuda_device *)dev)->gpu;
+}
+
+extern const struct op_table cuda_ops;
+extern const struct device_graphs cuda_graphs;
+
+/* struct device's place: uploads through pinned buffers and converts on the device. Vectors become F32, matrices BF16 in BF16
+ * runs (in F32 runs they stay what they are), convolutions are packed (conv_launch.h). */
+enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
+                             struct klein_error *err);
+void cuda_unplace(struct cuda_device *cuda);
+
+#endif

@@ -1,0 +1,132 @@
+/* Weights on their way to a GPU: read from the mapped file into pinned buffers, copied while the next part is read, converted or
+ * rearranged by kernels where that is needed. */
+#include "cuda.h"
+
+#include "../conv/conv_launch.h"
+#include "../pointwise/pointwise.h"
+#include "../../base/arena.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { BUFFERS = 2 };
+#define PART ((size_t)16 << 20)
+
+/* What a device holds for a model. */
+struct placed {
+    void *pinned[BUFFERS];
+    CUevent free[BUFFERS]; /* the copy out of the buffer is done */
+    int next;              /* buffer */
+    void **memory;
+    int count, capacity;
+};
+
+static enum klein_status open_buffers(struct cuda_device *cuda, struct klein_error *err)
+{
+    if (cuda->placed) return KLEIN_OK;
+    struct placed *p = cuda->placed = calloc(1, sizeof *p);
+    if (!p) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a GPU's weights");
+    for (int i = 0; i < BUFFERS; i++) {
+        TRY(gpu_alloc_pinned(cuda->gpu, PART, &p->pinned[i], err));
+        TRY(gpu_event_open(cuda->gpu, 0, &p->free[i], err));
+        TRY(gpu_event_record(cuda->gpu, p->free[i], err));
+    }
+    return KLEIN_OK;
+}
+
+void cuda_unplace(struct cuda_device *cuda)
+{
+    struct placed *p = cuda->placed;
+    if (!p) return;
+    for (int i = 0; i < p->count; i++) gpu_free(cuda->gpu, p->memory[i]);
+    for (int i = 0; i < BUFFERS; i++) {
+        gpu_free_pinned(cuda->gpu, p->pinned[i]);
+        if (p->free[i]) gpu_event_close(cuda->gpu, p->free[i]);
+    }
+    free(p->memory);
+    free(p);
+    cuda->placed = NULL;
+}
+
+static enum klein_status take(struct cuda_device *cuda, size_t bytes, void **out, struct klein_error *err)
+{
+    struct placed *p = cuda->placed;
+    if (p->count == p->capacity) {
+        int capacity = p->capacity ? 2 * p->capacity : 256;
+        void **more = realloc(p->memory, (size_t)capacity * sizeof *more);
+        if (!more) return fail(err, KLEIN_E_NO_MEMORY, "no memory for the list of a GPU's weights");
+        p->memory = more;
+        p->capacity = capacity;
+    }
+    TRY(gpu_alloc(cuda->gpu, bytes, out, err));
+    p->memory[p->count++] = *out;
+    return KLEIN_OK;
+}
+
+static enum klein_status upload(struct cuda_device *cuda, void *to, const void *from, size_t bytes,
+                                struct klein_error *err)
+{
+    struct placed *p = cuda->placed;
+    for (size_t at = 0; at < bytes; at += PART) {
+        size_t n = bytes - at < PART ? bytes - at : PART;
+        int i = p->next;
+        p->next = (i + 1) % BUFFERS;
+        TRY(gpu_event_sync(cuda->gpu, p->free[i], err));
+        memcpy(p->pinned[i], (const char *)from + at, n);
+        TRY(gpu_upload(cuda->gpu, (char *)to + at, p->pinned[i], n, err));
+        TRY(gpu_event_record(cuda->gpu, p->free[i], err));
+    }
+    return KLEIN_OK;
+}
+
+/* Rows of `from` converted into `to`, as many at a time as the scratch memory holds. */
+static enum klein_status convert(struct cuda_device *cuda, struct tensor to, struct tensor from,
+                                 struct klein_error *err)
+{
+    size_t row = (size_t)from.cols * dtype_size(from.dtype);
+    if (row > CUDA_SCRATCH)
+        return fail(err, KLEIN_E_UNSUPPORTED, "a weight with rows of %zu bytes is too wide", row);
+    int band = (int)(CUDA_SCRATCH / row) < from.rows ? (int)(CUDA_SCRATCH / row) : from.rows;
+    for (int at = 0; at < from.rows; at += band) {
+        int n = from.rows - at < band ? from.rows - at : band;
+        struct tensor raw = tensor_of(cuda->scratch, from.dtype, n, from.cols);
+        TRY(upload(cuda, raw.ptr, tensor_at(from, at, 0), row * (size_t)n, err));
+        TRY(pointwise_copy(cuda->gpu, &(struct copy_args){.y = tensor_rows(to, at, n), .x = raw}, err));
+    }
+    return KLEIN_OK;
+}
+
+static enum klein_status place_conv(struct cuda_device *cuda, int ksize, enum dtype act, struct tensor *t,
+                                    struct klein_error *err)
+{
+    size_t bytes = (size_t)t->rows * (size_t)t->cols * dtype_size(t->dtype);
+    if (bytes > CUDA_SCRATCH)
+        return fail(err, KLEIN_E_UNSUPPORTED, "a convolution of %zu MiB is too large", bytes >> 20);
+    struct tensor packed = conv_packed(t->rows, t->cols / (ksize * ksize), ksize, act), raw = *t;
+    raw.ptr = cuda->scratch;
+    TRY(upload(cuda, raw.ptr, t->ptr, bytes, err));
+    TRY(take(cuda, (size_t)packed.rows * (size_t)packed.ld * dtype_size(packed.dtype), &packed.ptr, err));
+    TRY(conv_pack(cuda->gpu, packed, raw, ksize, err));
+    *t = packed;
+    return KLEIN_OK;
+}
+
+enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
+                             struct klein_error *err)
+{
+    struct cuda_device *cuda = (struct cuda_device *)dev;
+    CHECK(t->ld == t->cols);
+    gpu_op(cuda->gpu, "loading of weights", "");
+    TRY(open_buffers(cuda, err));
+    if (kind >= WEIGHT_CONV_1X1) return place_conv(cuda, kind == WEIGHT_CONV_3X3 ? 3 : 1, act, t, err);
+    struct tensor from = *t, to = from;
+    to.dtype = kind == WEIGHT_VECTOR ? DT_F32 : act == DT_BF16 ? DT_BF16 : from.dtype;
+    size_t bytes = (size_t)to.rows * (size_t)to.cols * dtype_size(to.dtype);
+    TRY(take(cuda, bytes, &to.ptr, err));
+    if (to.dtype == from.dtype)
+        TRY(upload(cuda, to.ptr, from.ptr, bytes, err));
+    else
+        TRY(convert(cuda, to, from, err));
+    *t = to;
+    return KLEIN_OK;
+}
