@@ -14,16 +14,24 @@
 #include <string.h>
 
 struct pipe {
-    char golden[24], device[8];
+    char golden[24], device[16];
     char references[2][8];
     int n_references, base;
 };
 
 static struct pipe pipes[] = {
-    {"pipe_t2i", "cpu", {"", ""}, 0, 0},          {"pipe_edit", "cpu", {"a", ""}, 1, 0},
-    {"pipe_two_refs", "cpu", {"b", "odd"}, 2, 0}, {"pipe_base", "cpu", {"", ""}, 0, 1},
-    {"pipe_sigmas", "cpu", {"", ""}, 0, 0},       {"pipe_base_edit", "cpu", {"b", ""}, 1, 1},
-    {"pipe_base_edit", "ref", {"b", ""}, 1, 1}, /* slow, so only the shortest: it has references, guidance and all stages */
+    {"pipe_t2i", "cpu", {"", ""}, 0, 0},
+    {"pipe_edit", "cpu", {"a", ""}, 1, 0},
+    {"pipe_two_refs", "cpu", {"b", "odd"}, 2, 0},
+    {"pipe_base", "cpu", {"", ""}, 0, 1},
+    {"pipe_sigmas", "cpu", {"", ""}, 0, 0},
+    {"pipe_base_edit", "cpu", {"b", ""}, 1, 1},
+    {"pipe_base_edit", "soft sm_90a", {"b", ""}, 1, 1},
+    {"pipe_base_edit",
+     "ref",
+     {"b", ""},
+     1,
+     1}, /* slow, so only the shortest: it has references, guidance and all stages */
 };
 
 struct request {
@@ -38,7 +46,7 @@ static struct klein *open_tiny(const char *device, enum klein_dtype dtype, int t
     struct klein *k;
     struct klein_open_options o = {.size = sizeof o,
                                    .model = GOLDEN_MODEL("tiny"),
-                                   .device = device,
+                                   .device = test_device(device),
                                    .dtype = dtype,
                                    .threads = threads,
                                    .variant = base ? KLEIN_VARIANT_BASE : KLEIN_VARIANT_AUTO};
@@ -197,9 +205,11 @@ static void compare_bf16(void *user, const struct klein_tap *tap)
     c->seen++;
 }
 
-static struct pipe bf16_pipes[] = {{"bf16_t2i", "cpu", {"", ""}, 0, 0},
-                                   {"bf16_edit", "cpu", {"a", ""}, 1, 0},
-                                   {"bf16_edit", "ref", {"a", ""}, 1, 0}};
+static struct pipe bf16_pipes[] = {
+    {"bf16_t2i", "cpu", {"", ""}, 0, 0},          {"bf16_edit", "cpu", {"a", ""}, 1, 0},
+    {"bf16_edit", "ref", {"a", ""}, 1, 0},        {"bf16_t2i", "soft sm_80", {"", ""}, 0, 0},
+    {"bf16_edit", "soft sm_89", {"a", ""}, 1, 0}, {"bf16_t2i", "soft sm_90a", {"", ""}, 0, 0},
+    {"bf16_edit", "soft sm_90a", {"a", ""}, 1, 0}};
 
 ParameterizedTestParameters(pipeline, bf16)
 {

@@ -12,7 +12,7 @@ void fixture_open(struct fixture *f, const char *model, const char *device, enum
     OK(checkpoint_open(&(struct checkpoint_paths){.model = model}, &f->checkpoint, &err));
     f->model = malloc(sizeof *f->model);
     cr_assert(f->model);
-    OK(device_open(device, &(struct device_options){.threads = 2}, &f->device, &err));
+    OK(device_open(test_device(device), &(struct device_options){.threads = 2}, &f->device, &err));
     OK(model_place(f->model, f->checkpoint, f->device, act, &err));
     void *memory = f->device->alloc(f->device, ARENA_BYTES);
     cr_assert(memory);
@@ -33,11 +33,10 @@ struct tensor fixture_f32(struct fixture *f, struct tensor host)
     return run_upload(&f->r, DT_F32, host.rows, host.cols, host.ptr);
 }
 
-void fixture_compare(struct fixture *f, struct tensor t, struct st_file *file, const char *name,
-                     double tolerance)
+struct tensor fixture_download(struct fixture *f, struct tensor t)
 {
-    cr_assert(run_ok(&f->r), "%s: %s", name, f->r.err.message);
-    struct tensor want = golden(file, name), got = tensor_of(NULL, DT_F32, t.rows, t.cols);
+    cr_assert(run_ok(&f->r), "%s", f->r.err.message);
+    struct tensor got = tensor_of(NULL, DT_F32, t.rows, t.cols);
     char *raw = malloc((size_t)t.rows * (size_t)t.ld * dtype_size(t.dtype));
     got.ptr = malloc((size_t)t.rows * (size_t)t.cols * sizeof(float));
     cr_assert(raw && got.ptr);
@@ -49,10 +48,17 @@ void fixture_compare(struct fixture *f, struct tensor t, struct st_file *file, c
     host.ptr = raw;
     for (int r = 0; r < t.rows; r++)
         for (int c = 0; c < t.cols; c++) tensor_set(got, r, c, tensor_get(host, r, c));
-    double error = relative_l2(got, want);
+    free(raw);
+    return got;
+}
+
+void fixture_compare(struct fixture *f, struct tensor t, struct st_file *file, const char *name,
+                     double tolerance)
+{
+    struct tensor got = fixture_download(f, t);
+    double error = relative_l2(got, golden(file, name));
     cr_assert(error <= tolerance, "%s on %s: relative L2 %.3g, allowed %.3g", name, f->device->name, error,
               tolerance);
-    free(raw);
     free(got.ptr);
 }
 

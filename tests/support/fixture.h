@@ -22,6 +22,9 @@ void fixture_close(struct fixture *f);
 /* A contiguous device tensor in the arena with the values of a host f32 tensor. */
 struct tensor fixture_f32(struct fixture *f, struct tensor host);
 
+/* t as F32 on the host; the caller frees its ptr. Asserts that the run did not fail. */
+struct tensor fixture_download(struct fixture *f, struct tensor t);
+
 /* Asserts that the run did not fail, and that t, converted to f32, is within `tolerance` relative L2 of the
  * golden. */
 void fixture_compare(struct fixture *f, struct tensor t, struct st_file *golden, const char *name,

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 double relative_l2(struct tensor a, struct tensor b)
@@ -61,4 +62,11 @@ const char *test_dir(void)
         atexit(remove_directory);
     }
     return directory;
+}
+
+const char *test_device(const char *spec)
+{
+    if (strncmp(spec, "soft ", 5)) return spec;
+    cr_assert(!setenv("KLEIN_SOFT", spec + 5, 1));
+    return "soft";
 }

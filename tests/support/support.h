@@ -44,6 +44,9 @@ double max_abs_diff(struct tensor a, struct tensor b); /* NaN gives +Inf */
 /* FNV-1a 64 of the bytes: for goldens too large to keep. */
 uint64_t fnv1a(const void *bytes, size_t n);
 
+/* The device that `spec` means: a name, or "soft CHIP" for the soft GPU as that chip ("soft sm_80"), which holds for the process. */
+const char *test_device(const char *spec);
+
 /* A directory made for this test process, removed at exit. */
 const char *test_dir(void);
 
