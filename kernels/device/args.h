@@ -84,6 +84,7 @@ struct linear_kernel_args {
  * (the segments' tiles of rows of W; SWIGLU has 2 cols of them). head_dim is 128. linear: PLAIN, SILU, RESIDUAL; qkv: NORM_ROPE, PLAIN
  * and SWIGLU, no bias, y BF16. */
 enum { GEMM_SM80_THREADS = 128 };
+#define GEMM_SM89_THREADS(bm)        (2 * (bm))
 #define GEMM_SM80_SHARED(bm, stages) ((stages) * ((bm) + 128u) * 128u) /* bytes of dynamic shared memory */
 
 /* gemm/quantise_sm89.cu: y = x as e4m3, each row divided by its scale, the largest magnitude / 448. A warp per row, ceil(rows / 8) blocks.

@@ -7,6 +7,7 @@
  *   SHARED(type, s);      `type &s` over the dynamic shared memory; the launcher passes sizeof(type). Alignment is alignof(type).
  *   shared<T>             member of such a struct that threads exchange data through by plain reads and writes.
  *   UNROLL                before a loop over register arrays: not unrolled means local memory.
+ *   UNROLL_BY(n)          before another loop: n of its steps at a time.
  *
  * Dynamic shared memory starts out undefined (NaN in the soft GPU). Warp collectives are called by all 32 lanes. */
 #ifndef KLEIN_DEVICE_DEVICE_H
@@ -35,8 +36,10 @@ struct alignas(8) f32x2 {
     extern __shared__ __align__(1024) unsigned char klein_shared[];                                          \
     static_assert(alignof(type) <= 1024, "dynamic shared memory is 1024-aligned");                           \
     type &name = *reinterpret_cast<type *>(klein_shared)
-#define UNROLL _Pragma("unroll")
-#define SITE   /* the soft GPU's last parameter of a primitive: the place of the call; PASS_SITE hands it on */
+#define UNROLL           _Pragma("unroll")
+#define DO_PRAGMA(text)  _Pragma(#text)
+#define UNROLL_BY(steps) DO_PRAGMA(unroll steps)
+#define SITE             /* the soft GPU's last parameter of a primitive: the place of the call; PASS_SITE hands it on */
 #define SITE_ONLY
 #define PASS_SITE
 template <class T>
@@ -93,6 +96,7 @@ DEVICE int grid_y()
 #define SHARED(type, name)                                                                                   \
     type &name = *static_cast<type *>(soft_dynamic_shared(sizeof(type), alignof(type), soft_site::here()))
 #define UNROLL
+#define UNROLL_BY(steps)
 #define SITE      , soft_site site = soft_site::here()
 #define SITE_ONLY soft_site site = soft_site::here()
 #define PASS_SITE , site

@@ -3,26 +3,25 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MMA(name_, kinds_, type_, arch_, bm_, stages_, blocks_, rate_)                                       \
+#define MMA(name_, kinds_, type_, arch_, bm_, stages_, threads_, blocks_, rate_)                             \
     {                                                                                                        \
         .name = name_, .kinds = kinds_, .type = type_, .arch = arch_, .bm = bm_, .bn = 128,                  \
-        .threads = GEMM_SM80_THREADS, .shared = GEMM_SM80_SHARED(bm_, stages_), .blocks = blocks_,           \
-        .rate = rate_                                                                                        \
+        .threads = threads_, .shared = GEMM_SM80_SHARED(bm_, stages_), .blocks = blocks_, .rate = rate_      \
     }
 
 /* Of equals the first. rate: a tile of 64 x 128 reads 3/2 of the operands' bytes per product that one of 128 x 128 reads, and its warps
  * issue fewer mma per load; how much that costs was not measured. */
 static const struct gemm_variant variants[] = {
-    MMA("gemm_sm80_linear_128x128_s3", GEMM_LINEAR, DT_BF16, 80, 128, 3, 2, 1.0),
-    MMA("gemm_sm80_linear_128x128_s2", GEMM_LINEAR, DT_BF16, 80, 128, 2, 2, 1.0),
-    MMA("gemm_sm80_linear_64x128_s2", GEMM_LINEAR, DT_BF16, 80, 64, 2, 3, 0.85),
-    MMA("gemm_sm80_qkv_128x128_s3", GEMM_QKV, DT_BF16, 80, 128, 3, 2, 1.0),
-    MMA("gemm_sm80_qkv_128x128_s2", GEMM_QKV, DT_BF16, 80, 128, 2, 2, 1.0),
-    MMA("gemm_sm80_qkv_64x128_s2", GEMM_QKV, DT_BF16, 80, 64, 2, 3, 0.85),
-    MMA("gemm_sm89_linear_128x128_s3", GEMM_LINEAR, DT_F8E4M3, 89, 128, 3, 2, 1.0),
-    MMA("gemm_sm89_linear_64x128_s2", GEMM_LINEAR, DT_F8E4M3, 89, 64, 2, 3, 0.85),
-    MMA("gemm_sm89_qkv_128x128_s3", GEMM_QKV, DT_F8E4M3, 89, 128, 3, 2, 1.0),
-    MMA("gemm_sm89_qkv_64x128_s2", GEMM_QKV, DT_F8E4M3, 89, 64, 2, 3, 0.85),
+    MMA("gemm_sm80_linear_128x128_s3", GEMM_LINEAR, DT_BF16, 80, 128, 3, GEMM_SM80_THREADS, 2, 1.0),
+    MMA("gemm_sm80_linear_128x128_s2", GEMM_LINEAR, DT_BF16, 80, 128, 2, GEMM_SM80_THREADS, 2, 1.0),
+    MMA("gemm_sm80_linear_64x128_s2", GEMM_LINEAR, DT_BF16, 80, 64, 2, GEMM_SM80_THREADS, 3, 0.85),
+    MMA("gemm_sm80_qkv_128x128_s3", GEMM_QKV, DT_BF16, 80, 128, 3, GEMM_SM80_THREADS, 2, 1.0),
+    MMA("gemm_sm80_qkv_128x128_s2", GEMM_QKV, DT_BF16, 80, 128, 2, GEMM_SM80_THREADS, 2, 1.0),
+    MMA("gemm_sm80_qkv_64x128_s2", GEMM_QKV, DT_BF16, 80, 64, 2, GEMM_SM80_THREADS, 3, 0.85),
+    MMA("gemm_sm89_linear_128x128_s3", GEMM_LINEAR, DT_F8E4M3, 89, 128, 3, GEMM_SM89_THREADS(128), 1, 1.0),
+    MMA("gemm_sm89_linear_64x128_s2", GEMM_LINEAR, DT_F8E4M3, 89, 64, 2, GEMM_SM89_THREADS(64), 2, 0.85),
+    MMA("gemm_sm89_qkv_128x128_s3", GEMM_QKV, DT_F8E4M3, 89, 128, 3, GEMM_SM89_THREADS(128), 1, 1.0),
+    MMA("gemm_sm89_qkv_64x128_s2", GEMM_QKV, DT_F8E4M3, 89, 64, 2, GEMM_SM89_THREADS(64), 2, 0.85),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
