@@ -196,6 +196,22 @@ Test(kernels_linear, single_block_input_of_real_width)
     device_close(&d->base);
 }
 
+/* Modulation vectors go to linear_rows: one launch per part, of the size that it should have. */
+Test(kernels_linear, few_rows)
+{
+    static const struct {
+        const char *name;
+        unsigned kernels, blocks;
+    } cases[] = {{"four rows", 1, 13}, {"eight rows, silu, parts, split", 6, 12}, {"f32 x and y", 1, 8}};
+    struct gpu_device *d = open_chip("sm_80", 1, SOFTGPU_RANDOM, 0);
+    for (int i = 0; i < 3; i++) {
+        op_case_check(case_named(cases[i].name), DT_BF16, &d->base);
+        cr_assert(cost.kernels == cases[i].kernels && cost.blocks == cases[i].blocks,
+                  "%s: %d kernels, %d blocks", cases[i].name, (int)cost.kernels, (int)cost.blocks);
+    }
+    device_close(&d->base);
+}
+
 /* ---- the same bytes -------------------------------------------------------------------------------------------------------- */
 
 static uint64_t bytes_of_case(const char *name, enum dtype act, const char *arch, uint64_t seed,
@@ -400,7 +416,7 @@ static struct e4m3_output e4m3_output(struct temporaries *t, int cols)
 }
 
 /* One rounding to bf16 is at most 2^-9 of the result; sums of f32 and the approximations of exp2 and rsqrt are far finer. */
-static void check_e4m3_output(struct temporaries *t, struct e4m3_output o, const char *what)
+static uint64_t check_e4m3_output(struct temporaries *t, struct e4m3_output o, const char *what)
 {
     const size_t n = (size_t)o.host.rows * (size_t)o.host.cols;
     struct tensor y = tensor_of(malloc(n * sizeof(bf16)), DT_BF16, o.host.rows, o.host.cols);
@@ -408,7 +424,19 @@ static void check_e4m3_output(struct temporaries *t, struct e4m3_output o, const
     OK(gpu_download(t->gpu, y.ptr, o.device.ptr, n * sizeof(bf16), &err));
     const double l2 = relative_l2(y, o.host);
     cr_assert(l2 <= 0x1.03p-9, "%s: relative L2 %g", what, l2);
+    const uint64_t hash = fnv1a(y.ptr, n * sizeof(bf16));
     free(y.ptr), free(o.host.ptr);
+    return hash;
+}
+
+static void launch_e4m3(struct gpu *g, const struct linear_kernel_args *k)
+{
+    softgpu_reset_counters();
+    OK(gemm_launch(g, DT_F8E4M3, k, &err));
+    OK(gpu_sync(g, &err));
+    softgpu_read_counters(&cost);
+    cr_assert(cost.kernels == 1 && cost.shared_wavefronts > 0 && cost.bank_conflicts == 0, "%d conflicts",
+              (int)cost.bank_conflicts);
 }
 
 static struct tensor f32_vector(int n, uint64_t seed)
@@ -420,7 +448,7 @@ static struct tensor f32_vector(int n, uint64_t seed)
 }
 
 /* RESIDUAL with gate and bias, in two groups of rows. */
-static void check_e4m3_residual(struct temporaries *t, struct device *ref)
+static uint64_t check_e4m3_residual(struct temporaries *t, struct device *ref)
 {
     struct quantised x = quantise(t, E4M3_M, E4M3_K, 1), w[2];
     struct e4m3_output y = e4m3_output(t, E4M3_COLS);
@@ -459,15 +487,16 @@ static void check_e4m3_residual(struct temporaries *t, struct device *ref)
             .ldw = E4M3_K,
         };
     }
-    OK(gemm_launch(t->gpu, DT_F8E4M3, &k, &err));
+    launch_e4m3(t->gpu, &k);
     OK(ref->ops->linear(ref, &a, &err));
-    check_e4m3_output(t, y, "residual");
+    const uint64_t hash = check_e4m3_output(t, y, "residual");
     free(residual), free(x.values.ptr);
     for (int g = 0; g < 2; g++) free(w[g].values.ptr), free(a.group[g].bias.ptr), free(a.group[g].gate.ptr);
+    return hash;
 }
 
 /* One head of q, one of k, v, and SwiGLU. */
-static void check_e4m3_qkv(struct temporaries *t, struct device *ref, enum rope_pairs pairs)
+static uint64_t check_e4m3_qkv(struct temporaries *t, struct device *ref, enum rope_pairs pairs)
 {
     enum { HD = 128, ROWS = 3 * HD + 2 * E4M3_COLS };
     struct quantised x = quantise(t, E4M3_M, E4M3_K, 6), w = quantise(t, ROWS, E4M3_K, 7);
@@ -524,42 +553,50 @@ static void check_e4m3_qkv(struct temporaries *t, struct device *ref, enum rope_
         s->group[0].ldw = s->group[0].ldup = E4M3_K;
         s->group[0].norm = norm_there;
     }
-    OK(gemm_launch(t->gpu, DT_F8E4M3, &k, &err));
+    launch_e4m3(t->gpu, &k);
     OK(ref->ops->linear(ref, &a, &err));
-    check_e4m3_output(t, q, "q");
-    check_e4m3_output(t, key, "k");
-    check_e4m3_output(t, v, "v");
-    check_e4m3_output(t, mlp, "mlp");
+    uint64_t hash = check_e4m3_output(t, q, "q");
+    hash = hash * 31 + check_e4m3_output(t, key, "k");
+    hash = hash * 31 + check_e4m3_output(t, v, "v");
+    hash = hash * 31 + check_e4m3_output(t, mlp, "mlp");
     free(x.values.ptr), free(w.values.ptr), free(norm.ptr), free(cosine.ptr), free(sine.ptr);
+    return hash;
 }
 
-static void check_e4m3(const char *arch, const char *kernels, uint64_t seed, enum softgpu_async async)
+/* A hash of all results. */
+static uint64_t check_e4m3(const char *arch, const char *kernels, uint64_t seed, enum softgpu_async async)
 {
     struct device *ref;
-    struct gpu_device *d = open_chip(arch, seed, async, 0);
+    struct gpu_device *d = open_chip(arch, seed, async, 1);
     struct temporaries t = {.gpu = d->gpu};
     setenv("KLEIN_GEMM", kernels, 1);
     OK(device_open("ref", NULL, &ref, &err));
-    check_e4m3_residual(&t, ref);
+    uint64_t hash = check_e4m3_residual(&t, ref);
     release(&t);
-    check_e4m3_qkv(&t, ref, ROPE_INTERLEAVED);
+    hash = hash * 31 + check_e4m3_qkv(&t, ref, ROPE_INTERLEAVED);
     release(&t);
-    check_e4m3_qkv(&t, ref, ROPE_HALF);
+    hash = hash * 31 + check_e4m3_qkv(&t, ref, ROPE_HALF);
     release(&t);
     device_close(ref);
     device_close(&d->base);
+    return hash;
+}
+
+static void check_e4m3_in_every_order(const char *kernels)
+{
+    const uint64_t first = check_e4m3("sm_89", kernels, 0, SOFTGPU_LATE);
+    cr_assert(check_e4m3("sm_120a", kernels, 4, SOFTGPU_RANDOM) == first);
+    cr_assert(check_e4m3("sm_100a", kernels, 5, SOFTGPU_NOW) == first);
 }
 
 Test(kernels_linear, e4m3_large_tiles)
 {
-    check_e4m3("sm_89", "gemm_sm89_linear_128x128_s3,gemm_sm89_qkv_128x128_s3", 0, SOFTGPU_LATE);
-    check_e4m3("sm_120a", "gemm_sm89_linear_128x128_s3,gemm_sm89_qkv_128x128_s3", 4, SOFTGPU_RANDOM);
+    check_e4m3_in_every_order("gemm_sm89_linear_128x128_s3,gemm_sm89_qkv_128x128_s3");
 }
 
 Test(kernels_linear, e4m3_small_tiles)
 {
-    check_e4m3("sm_89", "gemm_sm89_linear_64x128_s2,gemm_sm89_qkv_64x128_s2", 0, SOFTGPU_LATE);
-    check_e4m3("sm_100a", "gemm_sm89_linear_64x128_s2,gemm_sm89_qkv_64x128_s2", 5, SOFTGPU_RANDOM);
+    check_e4m3_in_every_order("gemm_sm89_linear_64x128_s2,gemm_sm89_qkv_64x128_s2");
 }
 
 Test(kernels_linear, quantised_rows)
@@ -632,6 +669,11 @@ Test(kernels_linear, pick)
     FAILS(gemm_pick(&s, "gemm_sm80_qkv_128x128_s3,gemm_sm80_qkv", &v, &err), KLEIN_E_INPUT, "no such kernel");
     FAILS(gemm_pick(&s, "gemm_sm80_linear_128x128_s3", &v, &err), KLEIN_E_UNSUPPORTED,
           "no kernel of gemm_sm80_linear_128x128_s3 takes BF16 products with QKV");
+    s.type = DT_F8E4M3;
+    FAILS(gemm_pick(&s, NULL, &v, &err), KLEIN_E_UNSUPPORTED, "no kernel takes F8_E4M3 products");
+    s.arch = 89;
+    OK(gemm_pick(&s, NULL, &v, &err));
+    s.type = DT_BF16;
     s.arch = 75;
     FAILS(gemm_pick(&s, "", &v, &err), KLEIN_E_UNSUPPORTED, "no kernel takes BF16 products with QKV");
 }
