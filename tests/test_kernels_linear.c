@@ -692,6 +692,13 @@ Test(kernels_linear, refusals)
           "a weight of 4194304 rows");
     setenv("KLEIN_GEMM", "gemm9", 1);
     FAILS(linear_launch(d->gpu, &fast, NULL, 0, &err), KLEIN_E_INPUT, "gemm9: no such kernel");
+    struct linear_kernel_args e4m3 = {.x = p, .ldx = 16, .m = 16, .k = 16, .segments = 1};
+    FAILS(gemm_launch(d->gpu, DT_F8E4M3, &e4m3, &err), KLEIN_E_INTERNAL, "without scales");
+    e4m3.x_scale = e4m3.segment[0].group[0].w_scale = p;
+    e4m3.k = 8;
+    FAILS(gemm_launch(d->gpu, DT_F8E4M3, &e4m3, &err), KLEIN_E_UNSUPPORTED, "F8_E4M3 rows of 8");
+    e4m3.segment[0].kind = LINEAR_SEGMENT_SWIGLU;
+    FAILS(gemm_launch(d->gpu, DT_F8E4M3, &e4m3, &err), KLEIN_E_INTERNAL, "without scales");
     gpu_free(d->gpu, p);
     device_close(&d->base);
 }

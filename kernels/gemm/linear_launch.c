@@ -125,9 +125,26 @@ static struct tensor weight_rows_from(const struct weight *w, int from, int n)
 
 /* ---- the matrix kernels --------------------------------------------------------------------------------------------------- */
 
+/* What linear_launch, which gives BF16, has made sure of already. */
+static enum klein_status check_e4m3(const struct linear_kernel_args *a, struct klein_error *err)
+{
+    int scaled = a->x_scale != NULL;
+    for (int i = 0; i < a->segments; i++)
+        for (int g = 0; g < (a->split ? 2 : 1); g++) {
+            const struct linear_segment_weights *w = &a->segment[i].group[g];
+            scaled = scaled && w->w_scale && (a->segment[i].kind != LINEAR_SEGMENT_SWIGLU || w->up_scale);
+        }
+    if (!scaled) return fail(err, KLEIN_E_INTERNAL, "linear: F8_E4M3 operands without scales");
+    if (a->k % 16 || a->ldx % 16 || (uintptr_t)a->x % 16)
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "linear: F8_E4M3 rows of %d: they must be whole, aligned 16 bytes", a->k);
+    return KLEIN_OK;
+}
+
 enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linear_kernel_args *args,
                               struct klein_error *err)
 {
+    if (type == DT_F8E4M3) TRY(check_e4m3(args, err));
     struct gemm_shape shape = {
         .arch = g->arch,
         .multiprocessors = g->multiprocessors,
