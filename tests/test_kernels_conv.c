@@ -90,38 +90,53 @@ static uint64_t bytes_of(const struct op_case *c, enum dtype act, struct gpu_dev
 
 /* ---- every case --------------------------------------------------------------------------------------------------------- */
 
-static void check_cases(const char *arch, enum dtype act, uint64_t seed, enum softgpu_async async)
+struct chip {
+    const char *arch;
+    uint64_t seed;
+    enum softgpu_async async;
+};
+
+/* Every case in both types, against ref on the first of three chips, which all give the same bytes. */
+static void check_cases(const struct chip *chips)
 {
-    struct gpu_device *d = open_chip(arch, seed, async, 0);
-    for (int i = 0; i < op_case_count; i++)
-        if (is_test_case(&op_cases[i])) op_case_check(&op_cases[i], act, &d->base);
-    device_close(&d->base);
+    static uint64_t first[2][1024];
+    cr_assert(op_case_count <= 1024);
+    for (int i = 0; i < 3; i++) {
+        const struct chip *chip = &chips[i];
+        struct gpu_device *d = open_chip(chip->arch, chip->seed, chip->async, 0);
+        for (int j = 0; j < op_case_count; j++)
+            for (int f32 = 0; f32 < 2; f32++) {
+                const enum dtype act = f32 ? DT_F32 : DT_BF16;
+                if (!is_test_case(&op_cases[j])) continue;
+                if (i == 0) op_case_check(&op_cases[j], act, &d->base);
+                const uint64_t hash = bytes_of(&op_cases[j], act, d);
+                if (i == 0) first[f32][j] = hash;
+                cr_assert(hash == first[f32][j], "%s on %s: %s, seed %d differs", op_cases[j].name,
+                          dtype_name(act), chip->arch, (int)chip->seed);
+            }
+        device_close(&d->base);
+    }
 }
 
-Test(kernels_conv, cases_sm80)
+Test(kernels_conv, cases_mma)
 {
-    check_cases("sm_80", DT_BF16, 0, SOFTGPU_LATE);
+    check_cases((const struct chip[3]){
+        {"sm_80", 0, SOFTGPU_LATE}, {"sm_80", 7, SOFTGPU_RANDOM}, {"sm_89", 23, SOFTGPU_NOW}});
 }
 
-Test(kernels_conv, cases_sm89)
+Test(kernels_conv, cases_wgmma)
 {
-    check_cases("sm_89", DT_BF16, 11, SOFTGPU_RANDOM);
-}
-
-Test(kernels_conv, cases_sm90a)
-{
-    check_cases("sm_90a", DT_BF16, 5, SOFTGPU_LATE);
-}
-
-Test(kernels_conv, cases_f32)
-{
-    check_cases("sm_80", DT_F32, 3, SOFTGPU_RANDOM);
+    check_cases((const struct chip[3]){
+        {"sm_90a", 5, SOFTGPU_LATE}, {"sm_90a", 11, SOFTGPU_RANDOM}, {"sm_90a", 2, SOFTGPU_NOW}});
 }
 
 Test(kernels_conv, cases_with_vectors_as_in_the_file)
 {
     vectors_as_they_are = 1;
-    check_cases("sm_90a", DT_BF16, 2, SOFTGPU_NOW);
+    struct gpu_device *d = open_chip("sm_90a", 2, SOFTGPU_NOW, 0);
+    for (int i = 0; i < op_case_count; i++)
+        if (is_test_case(&op_cases[i])) op_case_check(&op_cases[i], DT_BF16, &d->base);
+    device_close(&d->base);
 }
 
 /* Each kernel with every case that it takes, whatever conv_pick would choose. */
@@ -298,7 +313,8 @@ static void check_bands(const struct op_case *c, const char *kernel, enum dtype 
 Test(kernels_conv, bands_change_nothing)
 {
     static const struct op_case cases[] = {
-        {"norm residual", CONV(19, 21, 64, 64, 3), BLOCK},
+        {"norm residual in place", CONV(19, 21, 64, 64, 3), .groups = 32,
+         .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL | IN_PLACE},
         {"norm, 1x1", CONV(19, 9, 32, 40, 1), .groups = 4, .options = WITH_NORM},
         {"norm, halved", CONV(22, 18, 32, 32, 3), .stride = 2, .groups = 8, .options = WITH_BIAS | WITH_NORM},
         {"norm, enlarged", CONV(19, 9, 32, 32, 3), .groups = 8, .options = WITH_BIAS | WITH_NORM | UPSAMPLE},
