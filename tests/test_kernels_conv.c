@@ -67,6 +67,7 @@ static struct gpu_device *open_chip(const char *arch, uint64_t seed, enum softgp
     c.seed = seed;
     c.async = async;
     c.count_accesses = count;
+    c.multiprocessors = 3; /* so that persistent blocks have several tiles */
     cr_assert(softgpu_configure(&c));
     return gpu_device_open(&ops);
 }
@@ -153,6 +154,7 @@ static void check_forced(const char *kernel, const char *arch, uint64_t seed, en
         const enum klein_status status = op_call_run(&call, &err);
         op_call_free(&call);
         if (status == KLEIN_E_UNSUPPORTED) continue;
+        cr_assert(status == KLEIN_OK, "%s, %s: %s", kernel, op_cases[i].name, err.message);
         op_case_check(&op_cases[i], DT_BF16, &d->base);
         taken++;
     }

@@ -113,7 +113,10 @@ DEVICE void store_rows(const float (&d)[BN / 2], const conv_sm90_args &args, exi
             mbar_wait(e.arrived + 8 * buffer, e.phase >> buffer & 1);
             e.phase ^= 1u << buffer;
         } else {
-            if (e.leader) bulk_wait_read<OUT_BUFFERS - 1>(); /* the buffer's last contents have left */
+            if (e.leader && chunk)
+                bulk_wait_read<OUT_BUFFERS - 1>(); /* the buffer's last contents have left */
+            else if (e.leader)
+                bulk_wait_read<0>(); /* the last tile's, which had all of this product's time */
             bar_sync(BARRIER_CONSUMER + e.consumer, 128);
         }
         UNROLL
