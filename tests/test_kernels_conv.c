@@ -420,6 +420,7 @@ Test(kernels_conv, pick)
         {{90, 132, DT_BF16, 512, 512, 3, 1, 0, 64, 64, 1, 1}, "conv_sm90_128x128"}, /* 64 tiles are too few */
         {{90, 132, DT_BF16, 192, 192, 3, 1, 0, 1024, 1024, 1, 1}, "conv_sm90_128x192"},
         {{90, 132, DT_BF16, 128, 128, 3, 2, 0, 512, 512, 1, 1}, "conv_sm80_128x128_s2"},
+        {{90, 132, DT_BF16, 3, 128, 3, 1, 0, 1024, 1024, 1, 1}, "conv_sm80_128x128_s2"}, /* k of 72 */
         {{80, 108, DT_BF16, 512, 512, 3, 1, 0, 128, 128, 1, 1}, "conv_sm80_128x128_s2"},
         {{80, 108, DT_BF16, 512, 64, 3, 1, 0, 128, 128, 1, 1}, "conv_sm80_128x64"},
         {{80, 108, DT_BF16, 128, 3, 3, 1, 0, 1024, 1024, 1, 0}, "conv_sm80_128x8"},
@@ -438,6 +439,12 @@ Test(kernels_conv, pick)
     FAILS(conv_pick(&picks[0].shape, "conv_sm81", &v, &err), KLEIN_E_INPUT, "conv_sm80_128x64");
     FAILS(conv_pick(&picks[7].shape, "conv_sm90_128x256", &v, &err), KLEIN_E_UNSUPPORTED, "stride 2");
     FAILS(conv_pick(&picks[4].shape, "conv_sm80_128x64", &v, &err), KLEIN_E_UNSUPPORTED, "not 16-byte");
+    const char *two = "conv_sm80_128x64,conv_sm80_128x8";
+    OK(conv_pick(&picks[0].shape, two, &v, &err));
+    cr_assert(!strcmp(v->name, "conv_sm80_128x64"));
+    OK(conv_pick(&picks[4].shape, two, &v, &err));
+    cr_assert(!strcmp(v->name, "conv_sm80_128x8"));
+    FAILS(conv_pick(&picks[0].shape, "conv_sm80_128x64,", &v, &err), KLEIN_E_INPUT, "no such kernel");
 }
 
 Test(kernels_conv, bands_fill_the_chip)

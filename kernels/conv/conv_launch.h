@@ -19,7 +19,7 @@ enum klein_status conv_pack(struct gpu *g, struct tensor packed, struct tensor w
 size_t conv_scratch(const struct conv_args *a);
 
 /* Launches the convolution in g's stream; a has passed ops_check_conv, and a->w is packed: see above. scratch: 16-byte aligned, free
- * again when the stream has passed the call. KLEIN_CONV=<kernel> in the environment chooses the kernel. KLEIN_E_UNSUPPORTED: scratch
+ * again when the stream has passed the call. KLEIN_CONV=<kernels> in the environment is the choice (conv_pick.h). KLEIN_E_UNSUPPORTED: scratch
  * does not hold the input of one row; rows of x of 2^31 elements. */
 enum klein_status conv_launch(struct gpu *g, const struct conv_args *a, void *scratch, size_t scratch_bytes,
                               struct klein_error *err);

@@ -17,9 +17,9 @@ enum {
     VARIANTS
 };
 
-/* Costs are estimates, not measurements: the width of the tile, 8 % more for 128 couts of wgmma (twice the reads of shared memory per
- * product), 15 % more for 64 of mma.sync, and mma.sync at 5/8 of wgmma's rate where both run; the narrowest is bound by its reads of x;
- * simple has no tensor cores, so it is chosen only where nothing else runs. */
+/* Costs are estimates, not measurements: the width of the tile; some more for narrower ones, which read more of shared memory per product
+ * (8 % for 128 couts of wgmma, 15 % for 64 of mma.sync); mma.sync at 5/8 of wgmma's rate where both run. The narrowest is bound by its
+ * reads of x. simple has no tensor cores: it is for what nothing else takes. */
 static const struct conv_variant variants[VARIANTS] = {
     {"conv_sm90_128x256", 16, 8, 256, CONV_SM90_THREADS, CONV_SM90_SHARED(256, 4), 1, 256},
     {"conv_sm90_128x192", 16, 8, 192, CONV_SM90_THREADS, CONV_SM90_SHARED(192, 4), 1, 198},
@@ -74,6 +74,13 @@ static int64_t rounds(const struct conv_variant *v, const struct conv_shape *s, 
     return ceil_div(conv_tiles(v, s, rows), s->multiprocessors);
 }
 
+/* Blocks of 64 along k: wgmma's do not go on from one tap to the next. */
+static int k_blocks(const struct conv_variant *v, const struct conv_shape *s)
+{
+    const int taps = s->ksize * s->ksize;
+    return (int)(v->persistent ? taps * ceil_div(s->cin, 64) : ceil_div(taps * CONV_PADDED(s->cin), 64));
+}
+
 int conv_band_rows(const struct conv_variant *v, const struct conv_shape *s, int most)
 {
     if (most >= s->rows) return s->rows;
@@ -95,42 +102,49 @@ static int fits_badly(const struct conv_variant *v, const struct conv_shape *s)
     return v - variants == (small ? SM80_128X128_S2 : SM80_128X128_S3);
 }
 
-static const struct conv_variant *by_name(const char *name)
+static int64_t cost(const struct conv_variant *v, const struct conv_shape *s)
 {
-    for (int i = 0; i < VARIANTS; i++)
-        if (!strcmp(variants[i].name, name)) return &variants[i];
-    return NULL;
+    return rounds(v, s, s->rows) * v->cost * (k_blocks(v, s) + 2); /* 2: to begin and to end */
 }
 
-static enum klein_status no_such(const char *forced, struct klein_error *err)
+/* Whether `name` is in the list. */
+static int is_among(const char *list, const char *name)
 {
-    char names[VARIANTS * 32] = "";
-    for (int i = 0; i < VARIANTS; i++)
-        snprintf(names + strlen(names), sizeof names - strlen(names), " %s", variants[i].name);
-    return fail(err, KLEIN_E_INPUT, "KLEIN_CONV=%s: no such kernel; one of%s", forced, names);
+    const size_t length = strlen(name);
+    for (; list; list = strchr(list, ',') ? strchr(list, ',') + 1 : NULL)
+        if (strcspn(list, ",") == length && !strncmp(list, name, length)) return 1;
+    return 0;
 }
 
-enum klein_status conv_pick(const struct conv_shape *s, const char *forced, const struct conv_variant **out,
+/* Every name of the list is a variant's. */
+static enum klein_status check_names(const char *list, struct klein_error *err)
+{
+    size_t names = 1, known = 0;
+    char all[VARIANTS * 32] = "";
+    for (const char *p = list; *p; p++) names += *p == ',';
+    for (int i = 0; i < VARIANTS; i++) {
+        const size_t n = strlen(all);
+        known += (size_t)is_among(list, variants[i].name);
+        snprintf(all + n, sizeof all - n, " %s", variants[i].name);
+    }
+    if (known == names) return KLEIN_OK;
+    return fail(err, KLEIN_E_INPUT, "KLEIN_CONV=%s: no such kernel; these are:%s", list, all);
+}
+
+enum klein_status conv_pick(const struct conv_shape *s, const char *among, const struct conv_variant **out,
                             struct klein_error *err)
 {
     *out = NULL;
-    if (forced && *forced) {
-        const struct conv_variant *v = by_name(forced);
-        if (!v) return no_such(forced, err);
-        if (!conv_takes(v, s))
-            return fail(err, KLEIN_E_UNSUPPORTED,
-                        "conv: %s does not take %s, stride %d%s, %s, rows of y that are %s, sm_%d", forced,
-                        dtype_name(s->act), s->stride, s->upsample ? ", upsample" : "",
-                        s->placed ? "f32 bias" : "a bias or weights as in the file",
-                        s->aligned ? "16-byte aligned" : "not 16-byte aligned", s->arch);
-        *out = v;
-        return KLEIN_OK;
-    }
-    int64_t least = INT64_MAX;
+    if (among && !*among) among = NULL;
+    if (among) TRY(check_names(among, err));
     for (int i = 0; i < VARIANTS; i++) {
-        if (!conv_takes(&variants[i], s) || fits_badly(&variants[i], s)) continue;
-        const int64_t cost = rounds(&variants[i], s, s->rows) * variants[i].cost;
-        if (cost < least) least = cost, *out = &variants[i];
+        const struct conv_variant *v = &variants[i];
+        const int wanted = among ? is_among(among, v->name) : !fits_badly(v, s);
+        if (wanted && conv_takes(v, s) && (!*out || cost(v, s) < cost(*out, s))) *out = v;
     }
-    return KLEIN_OK;
+    if (*out) return KLEIN_OK;
+    return fail(err, KLEIN_E_UNSUPPORTED, "conv: none of %s takes %s, stride %d%s, %s, %s, sm_%d", among,
+                dtype_name(s->act), s->stride, s->upsample ? ", upsample" : "",
+                s->placed ? "f32 bias" : "a bias or weights as in the file",
+                s->aligned ? "16-byte aligned y" : "y that is not 16-byte aligned", s->arch);
 }

@@ -18,22 +18,21 @@ struct conv_shape {
 };
 
 struct conv_variant {
-    const char *name; /* of the kernel */
-    int tile_w,
-        tile_h; /* pixels of y per block; tile_h 1: tile_w pixels one after the other, rows do not matter */
-    int tile_n; /* couts per block */
+    const char *name;   /* of the kernel */
+    int tile_w, tile_h; /* pixels of y per block; tile_h 1: any tile_w pixels one after the other */
+    int tile_n;         /* couts per block */
     unsigned threads, shared;
     int persistent; /* as many blocks as multiprocessors, which walk over the tiles */
-    int cost;       /* of a tile, relative to the others' that run on the same chip */
+    int cost;       /* of a tile and k block, relative to the others' that run on the same chip */
 };
 
 /* The i-th variant; NULL past the last. */
 const struct conv_variant *conv_variant(int i);
 /* Whether v computes s rightly. */
 int conv_takes(const struct conv_variant *v, const struct conv_shape *s);
-/* The variant for s. `forced` (NULL or "": nobody) names one, as KLEIN_CONV does: KLEIN_E_INPUT if there is none of that name,
- * KLEIN_E_UNSUPPORTED if it does not take s. */
-enum klein_status conv_pick(const struct conv_shape *s, const char *forced, const struct conv_variant **out,
+/* The variant for s. `among` (NULL or "": all), as KLEIN_CONV is: names of kernels with commas between, one of which is taken.
+ * KLEIN_E_INPUT if there is none of such a name, KLEIN_E_UNSUPPORTED if none of them takes s. */
+enum klein_status conv_pick(const struct conv_shape *s, const char *among, const struct conv_variant **out,
                             struct klein_error *err);
 /* Tiles of a launch that makes `rows` rows of y. */
 int64_t conv_tiles(const struct conv_variant *v, const struct conv_shape *s, int rows);
