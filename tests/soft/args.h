@@ -73,4 +73,21 @@ struct bug_sm90_args {
     int k, bug;
 };
 
+/* layouts_sm80.cu, layouts_sm90.cu: operands as they lie in registers or in shared memory */
+enum layout_kind { LAYOUT_BF16, LAYOUT_E4M3 };
+struct layout_args {
+    const void *a, *b; /* _mma: [32][4], [32][2] registers; _tile: 8192 bytes, a only */
+    void *y; /* _mma: float [32][4]; _tile: registers [4 steps][32][16 of load_a<4>, then 16 of load_b<8>] */
+    int kind;
+};
+enum layout_wgmma { LAYOUT_SS, LAYOUT_SS_E4M3, LAYOUT_RS, LAYOUT_SS_MN, LAYOUT_RS_MN };
+struct layout_wgmma_args {
+    const void *a, *b; /* shared memory, 8192 and 16384 bytes; RS: a is [128][4] registers per step */
+    float *y;          /* [128][n / 2] */
+    uint64_t *own;     /* klein's descriptors of a and b, without the address */
+    uint64_t a_fields, b_fields; /* the descriptors to use, without the address */
+    int a_step, b_step, steps;   /* bytes from the operands of a step to those of the next */
+    int kind, n;
+};
+
 #endif

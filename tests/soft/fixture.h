@@ -19,6 +19,8 @@ static struct klein_error err;
 static const struct kernel_module test_modules[] = {
     {"units_sm80", "sm_80", "klein soft image: sm_80 compute_80"},
     {"units_sm90", "sm_90a", "klein soft image: sm_90a"},
+    {"layouts_sm80", "sm_80", "klein soft image: sm_80 compute_80"},
+    {"layouts_sm90", "sm_90a", "klein soft image: sm_90a"},
     {"bugs_sm80", "sm_80", "klein soft image: sm_80 compute_80"},
     {"bugs_sm90", "sm_90a", "klein soft image: sm_90a"},
     {0},
