@@ -135,10 +135,13 @@ static enum klein_status print_text(const struct estimate *e, int ops, struct kl
            plan->steps, plan->steps == 1 ? "" : "s", dtype_name(e->act));
     int ok = print_stages(e);
     if (ops) ok &= print_ops(e);
-    if (e->gpu)
+    if (e->gpu) {
         printf("\nPredicted, not measured, for one %s in %s: %.1f ms; a step %.1f ms.\n", e->gpu->title,
                e->e4m3 ? "FP8" : "BF16", 1e3 * stage_seconds(e, KLEIN_STAGE_COUNT),
                1e3 * stage_seconds(e, KLEIN_STAGE_DENOISE) / (plan->steps * plan->images));
+        if (e->gpu->lacks)
+            printf("klein has no kernels for %s yet; with those that it has, more.\n", e->gpu->lacks);
+    }
     printf("\nworking memory (arena): %.2f GiB\nweights in BF16:        %.2f GiB (%s parameters, mapped from "
            "the files)\n",
            (double)plan->arena_bytes / 0x1p30, 2 * e->parameters / 0x1p30, quantity(e->parameters).text);

@@ -196,7 +196,7 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
     COST(cost, 2.0 * m * n * k, bytes, "%dx%d @ %d%s", m, k, n, kinds[a->epilogue]);
     if (cost) {
         cost->m = m, cost->n = n, cost->k = k, cost->split = a->split;
-        cost->block = a->epilogue != LINEAR_PLAIN && a->epilogue != LINEAR_SILU;
+        cost->epilogue = a->epilogue;
     }
     return KLEIN_OK;
 }

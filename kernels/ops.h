@@ -227,7 +227,7 @@ struct op_cost {
     double flops, bytes;
     double m, n, k; /* linear, conv: [m, k] x [k, n]; attention: queries, keys, head_dim; else 0 */
     int split;      /* linear */
-    int block;      /* linear: of a transformer block, by its epilogue (RESIDUAL, SWIGLU, QKV) */
+    enum linear_epilogue epilogue;
     int heads, causal;
     double norm_bytes; /* conv: normalising x in a pass of its own */
     char shape[96];

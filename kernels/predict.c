@@ -10,41 +10,44 @@
  * 1946 bytes per cycle measured on an RTX 4090 (smallscientist1/cuda_microbenchmark), by width of the memory bus on the others; Hopper
  * inferred from kernels without multicast that stay at 600-700 TF. "guess": no measurement found. */
 static const struct gpu_spec gpus[] = {
-    {"a100", "A100 SXM 80 GB", GPU_MMA_SYNC, 108, 1.410e9, 0.90, 2048, 0, 2048, 2.04e12, 40, 164},
+    /* name, title, products, multiprocessors, clock, sustained, bf16, e4m3, mma_sync, memory, l2, shared, lacks */
+    {"a100", "A100 SXM 80 GB", GPU_MMA_SYNC, 108, 1.410e9, 0.90, 2048, 0, 2048, 2.04e12, 40, 164, NULL},
     /* 72 W: about half of the peak (guess) */
-    {"l4", "L4", GPU_MMA_SYNC, 58, 2.040e9, 0.55, 1024, 2048, 1024, 0.30e12, 16.8, 100},
+    {"l4", "L4", GPU_MMA_SYNC, 58, 2.040e9, 0.55, 1024, 2048, 1024, 0.30e12, 16.8, 100, NULL},
     /* 300 W (guess) */
-    {"l40s", "L40S", GPU_MMA_SYNC, 142, 2.490e9, 0.80, 1024, 2048, 1024, 0.864e12, 13.7, 100},
-    {"4090", "RTX 4090", GPU_MMA_SYNC, 128, 2.520e9, 1.00, 512, 1024, 512, 1.008e12, 15.2, 100},
+    {"l40s", "L40S", GPU_MMA_SYNC, 142, 2.490e9, 0.80, 1024, 2048, 1024, 0.864e12, 13.7, 100, NULL},
+    {"4090", "RTX 4090", GPU_MMA_SYNC, 128, 2.520e9, 1.00, 512, 1024, 512, 1.008e12, 15.2, 100, NULL},
     /* mma.sync on Hopper has 62 % of wgmma's rate (arXiv 2402.13499) */
-    {"h100", "H100 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 3.35e12, 44, 228},
-    {"h200", "H200 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 4.80e12, 44, 228},
+    {"h100", "H100 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 3.35e12, 44, 228, NULL},
+    {"h200", "H200 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 4.80e12, 44, 228, NULL},
     /* L2, mma.sync: guesses */
-    {"b200", "B200", GPU_TCGEN05, 148, 1.856e9, 0.86, 8192, 16384, 2560, 8.00e12, 56, 228},
+    {"b200", "B200", GPU_TCGEN05, 148, 1.856e9, 0.86, 8192, 16384, 2560, 8.00e12, 56, 228, "tcgen05"},
     /* e4m3 by plain mma.sync; its block-scaled form has twice the rate, and klein does not use it */
-    {"5090", "RTX 5090", GPU_MMA_SYNC, 170, 2.407e9, 1.00, 512, 1024, 512, 1.79e12, 15.3, 100},
+    {"5090", "RTX 5090", GPU_MMA_SYNC, 170, 2.407e9, 1.00, 512, 1024, 512, 1.79e12, 15.3, 100, NULL},
 };
 enum { GPUS = sizeof gpus / sizeof *gpus };
 
-/* The model's constants, the same for all GPUs and shapes. */
-static const double shared_bytes = 128, /* from shared memory per cycle and multiprocessor */
-    exponentials = 16,                  /* per cycle and multiprocessor */
-    lanes = 128,                        /* f32 instructions per cycle and multiprocessor */
-    memory_share =
-        0.9, /* of the quoted bandwidth that copies reach: 3.0 of 3.35 TB/s on H100, 4.3 of 4.8 on H200 */
-    launch = 1.3e-6, /* s from the end of a kernel to the start of the next in a graph; published: 1 to 1.5 */
-    tile_latency =
-        1200, /* cycles: the last products drain, the barrier, the first operands of the next tile arrive */
-    tile_instructions =
-        8, /* per element of a tile after its last product: load gate or angles, scale, pack, store */
-    sync_step =
-        150, /* cycles of a step that mma.sync kernels spend at the barrier and on the first ldmatrix */
-    softmax_flops = 4,     /* f32 instructions per score: scale, maximum, sum, pack */
-    softmax_exposed = 0.4; /* of the shorter of products and softmax, what the other does not hide */
+/* The model's constants, the same for all GPUs and shapes. Per cycle and multiprocessor: */
+static const double shared_bytes = 128; /* from shared memory */
+static const double exponentials = 16;
+static const double lanes = 128; /* f32 instructions */
+/* Copies reach this share of the quoted bandwidth: 3.0 of 3.35 TB/s on H100, 4.3 of 4.8 on H200. */
+static const double memory_share = 0.9;
+/* Seconds from the end of a kernel to the start of the next in a graph; published: 1 to 1.5 us. */
+static const double launch = 1.3e-6;
+/* Cycles at the end of a tile: the last products drain, a barrier, the next tile's first operands arrive; then instructions per
+ * element: gate or angles, scale, pack, store. */
+static const double tile_latency = 1200, tile_instructions = 8;
+/* Cycles of a step that mma.sync kernels spend at the barrier and on the first ldmatrix. */
+static const double sync_step = 150;
+/* f32 instructions per score: scale, maximum, sum, pack. Of products and softmax, this share of the shorter is not hidden by the
+ * longer: what FlashAttention 2 and 3 reach. */
+static const double softmax_instructions = 4, softmax_exposed = 0.4;
 
-static const int wgmma_tiles[][2] = {{128, 256}, {192, 192}, {128, 192}, {128, 128}, {64, 192}, {0}},
-                 mma_tiles[][2] = {{128, 128}, {128, 64}, {64, 64}, {0}},
-                 tcgen05_tiles[][2] = {{128, 256}, {128, 128}, {0}};
+static const int wgmma_tiles[][2] = {{128, 256}, {192, 192}, {128, 192}, {128, 128},
+                                     {64, 192},  {128, 8},   {0}},
+                 mma_tiles[][2] = {{128, 128}, {64, 128}, {128, 64}, {128, 8}, {0}},
+                 tcgen05_tiles[][2] = {{128, 256}, {128, 128}, {128, 8}, {0}};
 
 const struct gpu_spec *gpu_spec_at(int i)
 {
@@ -113,7 +116,7 @@ double predict_attention(const struct gpu_spec *g, const struct attention_proble
     double rate = sync ? g->mma_sync : g->bf16,
            rows = sync && (g->shared < 128 || p->head_dim > 128) ? 64 : 128, keys = 64;
     double products = 4 * rows * keys * p->head_dim / rate;
-    double softmax = rows * keys * (1 / exponentials + softmax_flops / lanes);
+    double softmax = rows * keys * (1 / exponentials + softmax_instructions / lanes);
     double step =
         fmax(products, softmax) + softmax_exposed * fmin(products, softmax) + (sync ? 2 * sync_step : 0);
     double steps = ceil(p->keys / keys);
@@ -124,25 +127,38 @@ double predict_attention(const struct gpu_spec *g, const struct attention_proble
     return ceil(tiles / g->multiprocessors) * (steps * step + end) / (g->clock * g->sustained);
 }
 
-static int kernels_of(enum op_id op, const struct op_cost *cost)
+/* Products of few rows pass the weights once and wait for nothing else (linear_rows.cu). */
+enum { FEW_ROWS = 8 };
+
+static double product_seconds(const struct gpu_spec *g, const struct op_cost *cost, int e4m3)
 {
-    return op == OP_gn_stats || (op == OP_conv && cost->norm_bytes > 0) ? 2 : 1;
+    const double memory = memory_share * g->memory, x = cost->m * cost->k,
+                 w = cost->n * cost->k * (cost->split ? 2 : 1);
+    const struct product p = {
+        .m = cost->m, .n = cost->n, .k = cost->k, .split = cost->split, .element = e4m3 ? 1 : 2};
+    double seconds = (cost->bytes - (e4m3 ? x + w : 0)) / memory;
+    if (cost->m > FEW_ROWS) seconds = fmax(seconds, predict_product(g, &p));
+    /* Passes over x before it: GroupNorm; quantising by rows, where adaln has not done it already. */
+    if (cost->norm_bytes > 0) seconds += cost->norm_bytes / memory + launch;
+    if (e4m3 && cost->epilogue == LINEAR_RESIDUAL) seconds += 3 * x / memory + launch;
+    return seconds + launch;
 }
 
 double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3)
 {
-    const double memory = memory_share * g->memory, gaps = launch * kernels_of(op, cost);
-    if (op == OP_linear || op == OP_conv) {
-        int narrow = e4m3 && cost->block;
-        struct product p = {
-            .m = cost->m, .n = cost->n, .k = cost->k, .split = cost->split, .element = narrow ? 1 : 2};
-        double bytes =
-            cost->bytes - (narrow ? cost->m * cost->k + cost->n * cost->k * (cost->split ? 2 : 1) : 0);
-        return fmax(predict_product(g, &p), bytes / memory) + cost->norm_bytes / memory + gaps;
-    }
-    if (op == OP_attention) {
+    const double bytes = cost->bytes / (memory_share * g->memory);
+    switch (op) {
+    case OP_linear:
+        return product_seconds(g, cost, e4m3 && cost->epilogue >= LINEAR_RESIDUAL);
+    case OP_conv:
+        return product_seconds(g, cost, 0);
+    case OP_attention: {
         struct attention_problem p = {cost->heads, cost->m, cost->n, cost->k, cost->causal};
-        return fmax(predict_attention(g, &p), cost->bytes / memory) + gaps;
+        return fmax(predict_attention(g, &p), bytes) + launch;
     }
-    return cost->bytes / memory + gaps;
+    case OP_gn_stats: /* sums, then their combination */
+        return bytes + 2 * launch;
+    default:
+        return bytes + launch;
+    }
 }

@@ -23,6 +23,8 @@ struct gpu_spec {
     double memory;     /* bytes per second, quoted */
     double l2;         /* bytes per cycle and multiprocessor that kernels get */
     int shared;        /* KiB of shared memory per multiprocessor that blocks can have */
+    const char
+        *lacks; /* instructions that klein has no kernels for: the prediction is of such kernels; or NULL */
 };
 
 /* The i-th GPU; NULL past the last. */

