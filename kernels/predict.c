@@ -104,7 +104,9 @@ double predict_product(const struct gpu_spec *g, const struct product *p)
                           : g->products == GPU_TCGEN05 ? tcgen05_tiles
                                                        : mma_tiles;
     double best = INFINITY;
-    for (; (*menu)[0]; menu++) best = fmin(best, tiled_seconds(g, p, (*menu)[0], (*menu)[1]));
+    for (; (*menu)[0]; menu++)
+        if (!p->by_128 || (*menu)[1] % 128 == 0 || (*menu)[1] < 128)
+            best = fmin(best, tiled_seconds(g, p, (*menu)[0], (*menu)[1]));
     return best;
 }
 
@@ -130,12 +132,17 @@ double predict_attention(const struct gpu_spec *g, const struct attention_proble
 /* Products of few rows pass the weights once and wait for nothing else (linear_rows.cu). */
 enum { FEW_ROWS = 8 };
 
-static double product_seconds(const struct gpu_spec *g, const struct op_cost *cost, int e4m3)
+static double product_seconds(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3)
 {
     const double memory = memory_share * g->memory, x = cost->m * cost->k,
                  w = cost->n * cost->k * (cost->split ? 2 : 1);
-    const struct product p = {
-        .m = cost->m, .n = cost->n, .k = cost->k, .split = cost->split, .element = e4m3 ? 1 : 2};
+    const int paired = cost->epilogue == LINEAR_QKV || cost->epilogue == LINEAR_SWIGLU;
+    const struct product p = {.m = cost->m,
+                              .n = cost->n,
+                              .k = cost->k,
+                              .split = cost->split,
+                              .element = e4m3 ? 1 : 2,
+                              .by_128 = paired || e4m3 || op == OP_conv};
     double seconds = (cost->bytes - (e4m3 ? x + w : 0)) / memory;
     if (cost->m > FEW_ROWS) seconds = fmax(seconds, predict_product(g, &p));
     /* Passes over x before it: GroupNorm; quantising by rows, where adaln has not done it already. */
@@ -149,9 +156,9 @@ double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost 
     const double bytes = cost->bytes / (memory_share * g->memory);
     switch (op) {
     case OP_linear:
-        return product_seconds(g, cost, e4m3 && cost->epilogue >= LINEAR_RESIDUAL);
+        return product_seconds(g, op, cost, e4m3 && cost->epilogue >= LINEAR_RESIDUAL);
     case OP_conv:
-        return product_seconds(g, cost, 0);
+        return product_seconds(g, op, cost, 0);
     case OP_attention: {
         struct attention_problem p = {cost->heads, cost->m, cost->n, cost->k, cost->causal};
         return fmax(predict_attention(g, &p), bytes) + launch;

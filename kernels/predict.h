@@ -38,6 +38,7 @@ struct product {
     double m, n, k;
     int split, element; /* element: bytes, 2 bf16, 1 e4m3 */
     int tile_m, tile_n, share;
+    int by_128; /* of the menu only tiles of 128 or 256 columns: whole heads, halves of SwiGLU, e4m3, convolutions */
     double rate; /* FLOP per cycle and multiprocessor; 0: the GPU's for the element */
 };
 double predict_product(const struct gpu_spec *g,
