@@ -34,6 +34,12 @@ static struct gpu_device *open_chip(const char *arch, uint64_t seed, enum softgp
     return gpu_device_open(&ops);
 }
 
+/* The chip to run a kernel on. */
+static const char *arch_of(const char *kernel)
+{
+    return strstr(kernel, "sm90") ? "sm_90a" : "sm_80";
+}
+
 static int is_test_case(const struct op_case *c)
 {
     return c->op == OP_attention && !c->bench;
@@ -64,6 +70,11 @@ Test(kernels_attention, cases_sm90a)
     check_cases("sm_90a", DT_BF16, 5, SOFTGPU_NOW);
 }
 
+Test(kernels_attention, cases_sm120a)
+{
+    check_cases("sm_120a", DT_BF16, 13, SOFTGPU_LATE);
+}
+
 Test(kernels_attention, cases_f32)
 {
     check_cases("sm_80", DT_F32, 3, SOFTGPU_RANDOM);
@@ -72,7 +83,7 @@ Test(kernels_attention, cases_f32)
 /* Each kernel with every case that it takes, whatever attention_pick would choose. */
 static void check_forced(const char *kernel, uint64_t seed, enum softgpu_async async, int at_least)
 {
-    struct gpu_device *d = open_chip("sm_80", seed, async, 0);
+    struct gpu_device *d = open_chip(arch_of(kernel), seed, async, 0);
     setenv("KLEIN_ATTENTION", kernel, 1);
     int taken = 0;
     for (int i = 0; i < op_case_count; i++) {
@@ -105,6 +116,28 @@ Test(kernels_attention, small_tiles)
     check_forced("attention_sm80_64x64", 2, SOFTGPU_LATE, 10);
 }
 
+Test(kernels_attention, one_warpgroup)
+{
+    check_forced("attention_sm90_64x128", 0, SOFTGPU_LATE, 16);
+}
+
+Test(kernels_attention, one_warpgroup_in_other_orders)
+{
+    check_forced("attention_sm90_64x128", 31, SOFTGPU_RANDOM, 16);
+    check_forced("attention_sm90_64x128", 8, SOFTGPU_NOW, 16);
+}
+
+Test(kernels_attention, producer_and_consumers)
+{
+    check_forced("attention_sm90_128x128", 0, SOFTGPU_LATE, 16);
+}
+
+Test(kernels_attention, producer_and_consumers_in_other_orders)
+{
+    check_forced("attention_sm90_128x128", 45, SOFTGPU_RANDOM, 16);
+    check_forced("attention_sm90_128x128", 6, SOFTGPU_NOW, 16);
+}
+
 Test(kernels_attention, wide)
 {
     check_forced("attention_wide_sm80", 4, SOFTGPU_LATE, 15);
@@ -122,7 +155,7 @@ enum { HD = 128 };
 /* Queries and keys such that score(i, j) = slope * j + ripple; v counts in halves. The result against ref on the same values. */
 static void check_slope(const char *kernel, float slope, int queries, int keys, int key_len)
 {
-    struct gpu_device *d = open_chip("sm_80", 9, SOFTGPU_LATE, 0);
+    struct gpu_device *d = open_chip(arch_of(kernel), 9, SOFTGPU_LATE, 0);
     struct device *ref, *devices[2] = {&d->base, NULL};
     setenv("KLEIN_ATTENTION", kernel, 1);
     OK(device_open("ref", NULL, &ref, &err));
@@ -180,10 +213,24 @@ static void check_slope(const char *kernel, float slope, int queries, int keys, 
 Test(kernels_attention, scores_that_rise_fall_and_overwhelm)
 {
     static const char *const kernels[] = {"attention_sm80_128x48", "attention_sm80_64x64",
-                                          "attention_wide_sm80", "attention_simple_bf16"};
+                                          "attention_sm90_64x128", "attention_sm90_128x128",
+                                          "attention_wide_sm80",   "attention_simple_bf16"};
     static const float slopes[] = {0.015625f, -0.015625f, 4, -4, 1000, 0};
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 6; i++)
         for (int j = 0; j < 6; j++) check_slope(kernels[i], slopes[j], 70, 200, j % 2 ? 0 : 190);
+}
+
+Test(kernels_attention, tokens_around_the_edges_of_tiles)
+{
+    static const int counts[] = {1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 383, 385};
+    enum { COUNTS = sizeof counts / sizeof *counts };
+    for (int i = 0; i < COUNTS; i++) {
+        const int keys = counts[(i * 7 + 3) % COUNTS];
+        check_slope("attention_sm90_64x128", 0.015625f, counts[i], keys, 0);
+        check_slope("attention_sm90_128x128", 0.015625f, counts[i], keys, 0);
+        check_slope("attention_sm90_64x128", -0.015625f, counts[i], 400, keys);
+        check_slope("attention_sm90_128x128", -0.015625f, counts[i], 400, keys);
+    }
 }
 
 /* ---- the same bytes in every order ---------------------------------------------------------------------------------------- */
@@ -191,7 +238,7 @@ Test(kernels_attention, scores_that_rise_fall_and_overwhelm)
 static uint64_t bytes_of_case(const struct op_case *c, const char *kernel, uint64_t seed,
                               enum softgpu_async async)
 {
-    struct gpu_device *d = open_chip("sm_80", seed, async, 0);
+    struct gpu_device *d = open_chip(arch_of(kernel), seed, async, 0);
     struct op_call call;
     setenv("KLEIN_ATTENTION", kernel, 1);
     op_call_make(&call, c, DT_BF16, DT_BF16, &d->base);
@@ -218,9 +265,13 @@ Test(kernels_attention, same_bytes_in_every_order)
         const char *kernel, *name;
     } runs[] = {{"attention_sm80_128x48", "causal, a tile and one"},
                 {"attention_sm80_64x64", "causal, a tile and one"},
+                {"attention_sm90_64x128", "causal, two tiles and one"},
+                {"attention_sm90_64x128", "many tiles of keys"},
+                {"attention_sm90_128x128", "causal, two tiles and one"},
+                {"attention_sm90_128x128", "many tiles of keys"},
                 {"attention_wide_sm80", "head of 192, causal, gqa"},
                 {"attention_simple_bf16", "a tile less one"}};
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         const struct op_case *c = case_named(runs[i].name);
         uint64_t first = bytes_of_case(c, runs[i].kernel, 0, SOFTGPU_LATE);
         for (int seed = 1; seed < 9; seed++) {
@@ -234,7 +285,7 @@ Test(kernels_attention, same_bytes_in_every_order)
 
 static struct softgpu_counters count(const char *kernel, int queries, int keys, int heads, int hd)
 {
-    struct gpu_device *d = open_chip("sm_80", 0, SOFTGPU_LATE, 1);
+    struct gpu_device *d = open_chip(arch_of(kernel), 0, SOFTGPU_LATE, 1);
     setenv("KLEIN_ATTENTION", kernel, 1);
     struct tensor t[4];
     for (int i = 0; i < 4; i++) {
@@ -290,6 +341,85 @@ Test(kernels_attention, no_bank_conflicts_no_wasted_sectors)
     check_counts("attention_wide_sm80", 64, 64, 192, 2, 2 * 3 + 2);
 }
 
+/* Three tiles of keys each: every stage is used again. */
+static void check_counts_sm90(const char *kernel, int rows, uint64_t barriers_per_block,
+                              uint64_t barriers_per_further_tile)
+{
+    enum { KEYS = 384, TILES = KEYS / 128, HEADS = 2 };
+    const uint64_t blocks = 2 * HEADS;
+    struct softgpu_counters c = count(kernel, 2 * rows, KEYS, HEADS, HD);
+    cr_assert(c.blocks == blocks && c.dependents == 1);
+    cr_assert(c.shared_wavefronts > 0 && c.bank_conflicts == 0, "%s: %llu bank conflicts", kernel,
+              (unsigned long long)c.bank_conflicts);
+    cr_assert(c.global_sectors == 0 && c.cp_async_bytes == 0);
+    cr_assert(c.tensor_flops == 4ull * (uint64_t)(2 * rows * KEYS * HEADS * HD));
+    cr_assert(c.tma_bytes == 2ull * blocks * HD * (uint64_t)(2 * rows + 2 * KEYS)); /* q, o; k, v */
+    cr_assert(c.barriers == blocks * (barriers_per_block + barriers_per_further_tile * (TILES - 1)),
+              "%s: %llu barriers", kernel, (unsigned long long)c.barriers);
+}
+
+Test(kernels_attention, what_the_sm90_kernels_move)
+{
+    check_counts_sm90("attention_sm90_64x128", 64, 4, 2);   /* further tiles: two stages are filled again */
+    check_counts_sm90("attention_sm90_128x128", 128, 5, 2); /* further tiles: the two take turns */
+}
+
+/* ---- dependent launches --------------------------------------------------------------------------------------------------- */
+
+/* Three launches, each of which reads what the one before has written; waited for one by one if `apart`. */
+static uint64_t chain(const char *kernel, uint64_t seed, enum softgpu_async async, int apart)
+{
+    enum { ROWS = 200, BYTES = ROWS * HD * sizeof(bf16) };
+    struct gpu_device *d = open_chip("sm_90a", seed, async, 0);
+    setenv("KLEIN_ATTENTION", kernel, 1);
+    bf16 *host = malloc(BYTES);
+    cr_assert(host);
+    struct tensor t[4];
+    for (int i = 0; i < ROWS * HD; i++) host[i] = bf16_from_f32((float)(i * 31 % 509 - 254) / 128);
+    for (int i = 0; i < 4; i++) {
+        t[i] = tensor_of(d->base.alloc(&d->base, BYTES), DT_BF16, ROWS, HD);
+        cr_assert(t[i].ptr);
+    }
+    OK(d->base.upload(&d->base, t[0].ptr, host, BYTES, &err));
+    softgpu_reset_counters();
+    for (int i = 0; i < 3; i++) {
+        OK(attention_launch(d->gpu,
+                            &(struct attention_args){.q = t[0],
+                                                     .k = t[i],
+                                                     .v = t[i],
+                                                     .o = t[i + 1],
+                                                     .heads = 1,
+                                                     .kv_heads = 1,
+                                                     .head_dim = HD,
+                                                     .scale = 0.088f},
+                            &err));
+        if (apart) OK(gpu_sync(d->gpu, &err));
+    }
+    OK(d->base.download(&d->base, host, t[3].ptr, BYTES, &err));
+    struct softgpu_counters c;
+    softgpu_read_counters(&c);
+    cr_assert(c.kernels == 3 && c.dependents == 3);
+    const uint64_t hash = fnv1a(host, BYTES);
+    cr_assert(isfinite(f32_from_bf16(host[0])));
+    for (int i = 0; i < 4; i++) gpu_free(d->gpu, t[i].ptr);
+    free(host);
+    device_close(&d->base);
+    return hash;
+}
+
+Test(kernels_attention, dependent_launches_wait)
+{
+    static const char *const kernels[] = {"attention_sm80_128x48", "attention_sm80_64x64",
+                                          "attention_sm90_64x128", "attention_sm90_128x128",
+                                          "attention_wide_sm80",   "attention_simple_bf16"};
+    for (int i = 0; i < 6; i++) {
+        const uint64_t first = chain(kernels[i], 0, SOFTGPU_NOW, 1);
+        for (int seed = 0; seed < 3; seed++)
+            cr_assert(chain(kernels[i], (uint64_t)seed, (enum softgpu_async)seed, 0) == first, "%s",
+                      kernels[i]);
+    }
+}
+
 /* ---- choice and refusals ---------------------------------------------------------------------------------------------------- */
 
 Test(kernels_attention, pick)
@@ -302,7 +432,13 @@ Test(kernels_attention, pick)
         {{80, 108, DT_BF16, 24, 1536, 1536, 128, 1}, "attention_sm80_128x48"}, /* 512 x 512: 288 tiles */
         {{80, 108, DT_BF16, 24, 768, 768, 128, 1}, "attention_sm80_64x64"},    /* 144 large tiles: too few */
         {{80, 108, DT_BF16, 32, 512, 512, 128, 1}, "attention_sm80_64x64"},
-        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"},
+        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm90_128x128"}, /* 7 waves */
+        {{90, 132, DT_BF16, 24, 1536, 1536, 128, 1}, "attention_sm90_128x128"},
+        {{90, 132, DT_BF16, 32, 512, 512, 128, 1}, "attention_sm90_128x128"}, /* 128 tiles */
+        {{90, 132, DT_BF16, 24, 704, 704, 128, 1}, "attention_sm90_64x128"},  /* 144 large tiles: two waves */
+        {{90, 132, DT_BF16, 24, 256, 256, 128, 1}, "attention_sm90_64x128"},  /* 48 large tiles */
+        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 0}, "attention_simple_bf16"},
+        {{103, 148, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"},
         {{100, 148, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"},
         {{86, 84, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_64x64"},
         {{89, 128, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_64x64"},
@@ -320,11 +456,12 @@ Test(kernels_attention, pick)
     }
     const struct attention_variant *v;
     OK(attention_pick(&picks[0].shape, "attention_sm80_64x64", &v, &err));
-    cr_assert(v == attention_variant(1) && attention_variant(-1) == NULL && attention_variant(5) == NULL);
+    cr_assert(v == attention_variant(3) && attention_variant(-1) == NULL && attention_variant(7) == NULL);
     cr_assert(attention_blocks(v, &picks[0].shape) == 72);
     FAILS(attention_pick(&picks[0].shape, "attention_sm81", &v, &err), KLEIN_E_INPUT, "no such kernel");
-    FAILS(attention_pick(&picks[13].shape, "attention_sm80_64x64", &v, &err), KLEIN_E_UNSUPPORTED,
-          "heads of 128");
+    FAILS(attention_pick(&picks[sizeof picks / sizeof *picks - 1].shape, "attention_sm80_64x64", &v, &err),
+          KLEIN_E_UNSUPPORTED, "heads of 128");
+    FAILS(attention_pick(&picks[0].shape, "attention_sm90_128x128", &v, &err), KLEIN_E_UNSUPPORTED, "sm_80");
     FAILS(attention_pick(&(struct attention_shape){80, 108, DT_BF16, 1, 9, 9, 576, 1}, NULL, &v, &err),
           KLEIN_E_UNSUPPORTED, "heads of 576");
 }

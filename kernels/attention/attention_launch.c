@@ -31,6 +31,50 @@ static enum klein_status check(const struct attention_args *a, struct klein_erro
     return KLEIN_OK;
 }
 
+static enum klein_status launch(struct gpu *g, const struct attention_variant *v,
+                                const struct attention_shape *s, const void *args, struct klein_error *err)
+{
+    return gpu_launch(g,
+                      &(struct launch){.kernel = v->name,
+                                       .grid = {(unsigned)attention_blocks(v, s), (unsigned)s->heads},
+                                       .threads = v->threads,
+                                       .shared = v->shared,
+                                       .args = args,
+                                       .dependent = 1},
+                      err);
+}
+
+/* In boxes of 64 columns by `box` rows. */
+static enum klein_status map_rows(struct gpu *g, struct tensor t, uint32_t box, struct tensor_map *out,
+                                  struct klein_error *err)
+{
+    return gpu_tensor_map(g,
+                          &(struct tensor_box){.ptr = t.ptr,
+                                               .dtype = DT_BF16,
+                                               .rank = 2,
+                                               .dims = {(uint64_t)t.cols, (uint64_t)t.rows},
+                                               .strides = {(uint64_t)t.ld * dtype_size(DT_BF16)},
+                                               .box = {64, box},
+                                               .swizzle = 128},
+                          out, err);
+}
+
+static enum klein_status launch_with_maps(struct gpu *g, const struct attention_variant *v,
+                                          const struct attention_shape *s, const struct attention_args *a,
+                                          struct klein_error *err)
+{
+    struct attention_sm90_args args = {.keys = s->keys,
+                                       .group = a->heads / a->kv_heads,
+                                       .causal = a->causal,
+                                       .key_count = a->keys.ptr,
+                                       .scale_log2 = (float)(a->scale * M_LOG2E)};
+    TRY(map_rows(g, a->q, ATTENTION_SM90_ROWS_BOX, &args.q, err));
+    TRY(map_rows(g, a->k, ATTENTION_SM90_KEYS_BOX, &args.k, err));
+    TRY(map_rows(g, a->v, ATTENTION_SM90_KEYS_BOX, &args.v, err));
+    TRY(map_rows(g, a->o, ATTENTION_SM90_ROWS_BOX, &args.o, err));
+    return launch(g, v, s, &args, err);
+}
+
 enum klein_status attention_launch(struct gpu *g, const struct attention_args *a, struct klein_error *err)
 {
     TRY(check(a, err));
@@ -46,6 +90,7 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
     };
     const struct attention_variant *v;
     TRY(attention_pick(&shape, getenv("KLEIN_ATTENTION"), &v, err));
+    if (v->maps) return launch_with_maps(g, v, &shape, a, err);
     const struct flash_args args = {
         .o = a->o.ptr,
         .q = a->q.ptr,
@@ -63,11 +108,5 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
         .causal = a->causal,
         .scale_log2 = (float)(a->scale * M_LOG2E),
     };
-    return gpu_launch(g,
-                      &(struct launch){.kernel = v->name,
-                                       .grid = {(unsigned)attention_blocks(v, &shape), (unsigned)a->heads},
-                                       .threads = v->threads,
-                                       .shared = v->shared,
-                                       .args = &args},
-                      err);
+    return launch(g, v, &shape, &args, err);
 }

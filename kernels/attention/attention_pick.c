@@ -5,16 +5,18 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SM80_128X48, SM80_64X64, WIDE_SM80, SIMPLE_BF16, SIMPLE_F32, VARIANTS };
+enum { SM90_128X128, SM90_64X128, SM80_128X48, SM80_64X64, WIDE_SM80, SIMPLE_BF16, SIMPLE_F32, VARIANTS };
 
 static const struct attention_variant variants[VARIANTS] = {
-    {"attention_sm80_128x48", 128, ATTENTION_SM80_THREADS, ATTENTION_SM80_128X48_SHARED},
-    {"attention_sm80_64x64", 64, ATTENTION_SM80_THREADS, ATTENTION_SM80_64X64_SHARED},
-    {"attention_wide_sm80", 64, ATTENTION_WIDE_SM80_THREADS, ATTENTION_WIDE_SM80_SHARED},
+    {"attention_sm90_128x128", 128, ATTENTION_SM90_128X128_THREADS, ATTENTION_SM90_128X128_SHARED, 1},
+    {"attention_sm90_64x128", 64, ATTENTION_SM90_64X128_THREADS, ATTENTION_SM90_64X128_SHARED, 1},
+    {"attention_sm80_128x48", 128, ATTENTION_SM80_THREADS, ATTENTION_SM80_128X48_SHARED, 0},
+    {"attention_sm80_64x64", 64, ATTENTION_SM80_THREADS, ATTENTION_SM80_64X64_SHARED, 0},
+    {"attention_wide_sm80", 64, ATTENTION_WIDE_SM80_THREADS, ATTENTION_WIDE_SM80_SHARED, 0},
     {"attention_simple_bf16", ATTENTION_SIMPLE_THREADS / 32, ATTENTION_SIMPLE_THREADS,
-     ATTENTION_SIMPLE_SHARED},
-    {"attention_simple_f32", ATTENTION_SIMPLE_THREADS / 32, ATTENTION_SIMPLE_THREADS,
-     ATTENTION_SIMPLE_SHARED},
+     ATTENTION_SIMPLE_SHARED, 0},
+    {"attention_simple_f32", ATTENTION_SIMPLE_THREADS / 32, ATTENTION_SIMPLE_THREADS, ATTENTION_SIMPLE_SHARED,
+     0},
 };
 
 const struct attention_variant *attention_variant(int i)
@@ -31,6 +33,9 @@ int attention_takes(const struct attention_variant *v, const struct attention_sh
 {
     const int bf16 = s->act == DT_BF16, matrix = bf16 && s->aligned && s->arch >= 80;
     switch (v - variants) {
+    case SM90_128X128:
+    case SM90_64X128:
+        return matrix && s->head_dim == 128 && s->arch == 90; /* sm_90a code runs on nothing else */
     case SM80_128X48:
     case SM80_64X64:
         return matrix && s->head_dim == 128;
@@ -43,6 +48,11 @@ int attention_takes(const struct attention_variant *v, const struct attention_sh
     }
 }
 
+static int64_t all_blocks(int variant, const struct attention_shape *s)
+{
+    return (int64_t)attention_blocks(&variants[variant], s) * s->heads;
+}
+
 /* 16 rows per warp read K and V from shared memory as fast as the tensor cores of sm_80, sm_90 and sm_100 can use them; 32 rows need
  * half of that. The GeForce and L40 chips have a half to a quarter of the tensor cores' rate and less shared memory: small tiles, of
  * which more fit. Large tiles need enough of them: two per multiprocessor run at a time. (Shared memory 128 bytes a cycle; bf16 FLOP
@@ -50,8 +60,21 @@ int attention_takes(const struct attention_variant *v, const struct attention_sh
 static int prefers_large_tiles(const struct attention_shape *s)
 {
     const int fast = s->arch == 80 || s->arch / 10 == 9 || s->arch / 10 == 10;
-    return fast &&
-           attention_blocks(&variants[SM80_128X48], s) * (int64_t)s->heads >= 2 * (int64_t)s->multiprocessors;
+    return fast && all_blocks(SM80_128X48, s) >= 2 * (int64_t)s->multiprocessors;
+}
+
+/* Which variant of sm_90, by the time until the last multiprocessor is done. In units of which a block of 128 queries, alone on its
+ * multiprocessor, takes 10: two blocks of 64 queries that share one take 12, a single one 8, because nothing runs beside its softmax.
+ * These are estimates from published speeds of both designs and their cycle counts, not measured. */
+static int prefers_one_warpgroup(const struct attention_shape *s)
+{
+    const int64_t many = s->multiprocessors, large = all_blocks(SM90_128X128, s),
+                  small = all_blocks(SM90_64X128, s), rest = small % (2 * many);
+    const int64_t time_large = 10 * ((large + many - 1) / many),
+                  time_small = 12 * (small / (2 * many)) + (rest == 0      ? 0
+                                                            : rest <= many ? 8
+                                                                           : 12);
+    return time_small < time_large;
 }
 
 static const struct attention_variant *by_name(const char *name)
@@ -59,6 +82,15 @@ static const struct attention_variant *by_name(const char *name)
     for (int i = 0; i < VARIANTS; i++)
         if (!strcmp(variants[i].name, name)) return &variants[i];
     return NULL;
+}
+
+static enum klein_status no_such_kernel(const char *name, struct klein_error *err)
+{
+    char names[VARIANTS * 32] = "";
+    size_t n = 0;
+    for (int i = 0; i < VARIANTS; i++)
+        n += (size_t)snprintf(names + n, sizeof names - n, " %s", variants[i].name);
+    return fail(err, KLEIN_E_INPUT, "KLEIN_ATTENTION=%s: no such kernel; one of%s", name, names);
 }
 
 static enum klein_status refuse(const struct attention_shape *s, const char *what, struct klein_error *err)
@@ -74,18 +106,17 @@ enum klein_status attention_pick(const struct attention_shape *s, const char *fo
     *out = NULL;
     if (forced && *forced) {
         const struct attention_variant *v = by_name(forced);
-        if (!v)
-            return fail(err, KLEIN_E_INPUT, "KLEIN_ATTENTION=%s: no such kernel; one of %s %s %s %s %s",
-                        forced, variants[0].name, variants[1].name, variants[2].name, variants[3].name,
-                        variants[4].name);
+        if (!v) return no_such_kernel(forced, err);
         if (!attention_takes(v, s)) return refuse(s, forced, err);
         *out = v;
         return KLEIN_OK;
     }
-    int first = prefers_large_tiles(s) ? SM80_128X48 : SM80_64X64; /* the others in order of speed */
-    for (int i = first; i < VARIANTS; i++)
-        if (attention_takes(&variants[i], s)) {
-            *out = &variants[i];
+    const int by_speed[] = {prefers_one_warpgroup(s) ? SM90_64X128 : SM90_128X128,
+                            prefers_large_tiles(s) ? SM80_128X48 : SM80_64X64, WIDE_SM80, SIMPLE_BF16,
+                            SIMPLE_F32};
+    for (size_t i = 0; i < sizeof by_speed / sizeof *by_speed; i++)
+        if (attention_takes(&variants[by_speed[i]], s)) {
+            *out = &variants[by_speed[i]];
             return KLEIN_OK;
         }
     return refuse(s, "no kernel", err);

@@ -17,6 +17,7 @@ struct attention_variant {
     const char *name; /* of the kernel */
     int rows;         /* queries per block */
     unsigned threads, shared;
+    int maps; /* takes attention_sm90_args, else flash_args */
 };
 
 /* The i-th variant; NULL past the last. */

@@ -62,6 +62,8 @@ template <class T>
 DEVICE void attention_simple(const flash_args &args)
 {
     SHARED(attention_simple_shared, s);
+    grid_wait();
+    grid_launch_dependents();
     const int query = block_x() * WARPS + warp_index(), lane = lane_index(), width = args.head_dim;
     grid_wait();
     grid_launch_dependents();
@@ -76,12 +78,12 @@ DEVICE void attention_simple(const flash_args &args)
     float o[COLUMNS] = {}, top = float_from_bits(0xff800000u) /* -infinity */, sum = 0;
     for (int key0 = 0; key0 < end; key0 += LANES) {
         const int key = key0 + lane, keys = end - key0 < LANES ? end - key0 : LANES;
-        const float score = key < end ? dot(q, k + (int64_t)key * args.ldk, width) * args.scale_log2
-                                      : float_from_bits(0xff800000u);
+        const float score =
+            key < end ? dot(q, k + (int64_t)key * args.ldk, width) : float_from_bits(0xff800000u);
         const float before = top;
-        top = fmaxf(before, warp_max(score));
-        const float keep = exp2_approx(before - top),
-                    mine = exp2_approx(score - top); /* first tile: keep = 0 */
+        top = fmaxf(before, warp_max(score) * args.scale_log2);
+        const float keep = exp2_approx(before - top), /* first tile: 0 */
+            mine = exp2_approx(fmaf(score, args.scale_log2, -top));
         sum = sum * keep + warp_sum(mine);
         st_shared_4(p + 4 * lane, bits_from_float(mine));
         sync_warp();

@@ -115,6 +115,23 @@ struct flash_args {
     float scale_log2; /* scale / ln 2, positive: the softmax is computed with powers of 2 */
 };
 
+/* attention/attention_sm90.cu: the same for heads of 128; the matrices as 2-D tensor maps of bf16 with 128-byte swizzle: boxes of 64
+ * columns by 64 rows (q, o) or 128 (k, v). */
+enum {
+    ATTENTION_SM90_ROWS_BOX = 64,
+    ATTENTION_SM90_KEYS_BOX = 128,
+    ATTENTION_SM90_64X128_THREADS = 128,
+    ATTENTION_SM90_64X128_SHARED = 115712, /* two blocks fill a multiprocessor */
+    ATTENTION_SM90_128X128_THREADS = 384,
+    ATTENTION_SM90_128X128_SHARED = 165888
+};
+struct attention_sm90_args {
+    struct tensor_map q, k, v, o;
+    int keys, group, causal;
+    const int32_t *key_count;
+    float scale_log2;
+};
+
 /* gemm/gemm_sm90.cu: the same product; the matrices as 2-D tensor maps of bf16 with 128-byte swizzle and boxes of 64 columns by 128
  * rows (a), BN rows (b), 64 rows (c). As many blocks as multiprocessors, or as tiles if these are fewer. */
 enum { GEMM_SM90_THREADS = 384 };

@@ -213,5 +213,12 @@ const struct op_case op_cases[] = {
     {"rows touch", OP_from_u8, .m = 512},
     {"all values", OP_from_u8, .m = 300},
     {"gap", OP_from_u8, .m = 100, .gap = 1},
+
+    /* at the end, so that the values of the cases above stay */
+    {"128 keys", ATTENTION(127, 128, 1, 1, 128)},
+    {"129 keys", ATTENTION(65, 129, 2, 1, 128), .gap = 8},
+    {"many tiles of keys", ATTENTION(130, 900, 1, 1, 128), .gap = 8},
+    {"key length, two tiles", ATTENTION(70, 300, 2, 1, 128), .key_len = 256},
+    {"causal, two tiles and one", ATTENTION(257, 257, 2, 1, 128), .causal = 1, .gap = 8},
 };
 const int op_case_count = sizeof op_cases / sizeof op_cases[0];
