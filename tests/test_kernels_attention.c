@@ -168,6 +168,7 @@ static void check_slope(const char *kernel, float slope, int queries, int keys, 
     for (int i = 0; i < keys * HD; i++) {
         k[i] = bf16_from_f32(i % HD == 0 ? slope * (float)(i / HD) : (float)(i * 5 % 11 - 5) / 64);
         v[i] = bf16_from_f32((float)(i * 3 % 17 - 8) / 2);
+        if (key_len && i / HD >= key_len) k[i] = v[i] = bf16_from_f32((float)NAN); /* does not exist */
     }
     const void *host[3] = {q, k, v};
     const int rows[4] = {queries, keys, keys, queries};

@@ -268,6 +268,11 @@ Test(planted, missing_grid_wait)
     expect_sm90(BUG90_NO_GRID_WAIT, "writes global memory before griddepcontrol.wait");
 }
 
+Test(planted, arrival_left_over)
+{
+    expect_sm90(BUG90_ARRIVAL_LEFT, "barrier 5 has 128 of 256 threads");
+}
+
 Test(planted, register_budget)
 {
     expect_sm90(BUG90_REGISTERS, "registers are free in the block");

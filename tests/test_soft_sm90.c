@@ -235,6 +235,11 @@ Test(soft_sm90, dependent_launches)
             for (int i = 0; i < 128 * 9; i++) cr_assert(y[i] == (float)i + 4, "y[%d] = %g", i, y[i]);
             message = run_chain("units_sm90_chain", UNIT_NO_WAIT, seed, (enum softgpu_async)mode, y);
             cr_assert(strstr(message, "no thread executed griddepcontrol.wait"), "\"%s\"", message);
+            message = run_chain("units_sm90_chain", UNIT_READS_EARLY, seed, (enum softgpu_async)mode, y);
+            cr_assert(strstr(message, "reads global memory before griddepcontrol.wait"), "\"%s\"", message);
+            message =
+                run_chain("units_sm90_chain", UNIT_READS_CONSTANT_EARLY, seed, (enum softgpu_async)mode, y);
+            cr_assert(!*message, "%s", message);
         }
 }
 

@@ -221,8 +221,8 @@ DEVICE float rcp_approx(float x)
 
 /* ---- memory ----------------------------------------------------------------------------------------------- */
 
-/* 9.7.9.8: global loads and stores of 16 and 4 bytes, naturally aligned. ld_global_constant: data that no one writes during the
- * kernel (weights): the read-only path. */
+/* 9.7.9.8: global loads and stores of 16 and 4 bytes, naturally aligned. ld_global_constant: data that no kernel
+ * writes (weights), also before grid_wait: the read-only path. */
 DEVICE u32x4 ld_global_16(const void *p SITE)
 {
     u32x4 r;
@@ -246,7 +246,7 @@ DEVICE u32x4 ld_global_constant_16(const void *p SITE)
         : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
         : "l"(p));
 #else
-    soft_global(p, 16, SOFT_READ, site);
+    soft_global(p, 16, SOFT_READ_CONSTANT, site);
     memcpy(&r, p, 16);
 #endif
     return r;

@@ -83,6 +83,9 @@ void soft_global(const void *p, int bytes, soft_access access, soft_site site)
     struct thread *t = self_thread();
     enter(t, access == SOFT_WRITE ? "st.global" : "ld.global", site);
     check_global(t, p, (uint64_t)bytes, (uint32_t)bytes, access);
+    if (access == SOFT_READ && !t->block->grid->released)
+        fault(t, CUDA_ERROR_LAUNCH_FAILED,
+              "reads global memory before griddepcontrol.wait, and not as data that no kernel writes");
     if (soft_config.count_accesses) count_access(t, (uint64_t)(uintptr_t)p, bytes, true);
 }
 

@@ -43,7 +43,7 @@ SOFT_API void soft_register(struct soft_kernel *kernel);
 
 /* Memory. soft_global checks an access to device memory (bounds, alignment, owner) and counts its sectors; soft_shared turns a
  * shared address into a host pointer after the same checks and the race check. */
-enum soft_access { SOFT_READ, SOFT_WRITE };
+enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_READ_CONSTANT /* what no kernel writes */ };
 SOFT_API void *soft_dynamic_shared(size_t size, size_t align, soft_site site);
 SOFT_API uint32_t soft_shared_address(const void *p, soft_site site);
 SOFT_API void *soft_shared(uint32_t address, int bytes, soft_access access, soft_site site);

@@ -443,6 +443,11 @@ void block_finish(struct block *b)
                             "ends with mbarrier shared+0x%x still expecting %lld bytes: expect_tx announced "
                             "more than was copied",
                             b->mbars[i].address, (long long)b->mbars[i].bytes);
+        for (int i = 0; i < NAMED_BARRIERS; i++)
+            if (b->barriers[i].arrived)
+                block_fault(b, CUDA_ERROR_LAUNCH_FAILED,
+                            "ends while barrier %d has %d of %d threads: an arrival too many", i,
+                            b->barriers[i].arrived, b->barriers[i].expected);
         if (b->grid->dependent && !b->grid_waited)
             block_fault(
                 b, CUDA_ERROR_LAUNCH_FAILED,

@@ -5,7 +5,7 @@
 #include "../../kernels/device/args.h"
 
 /* units_sm80.cu */
-enum unit_kind { UNIT_BF16, UNIT_E4M3, UNIT_NO_WAIT };
+enum unit_kind { UNIT_BF16, UNIT_E4M3, UNIT_NO_WAIT, UNIT_READS_EARLY, UNIT_READS_CONSTANT_EARLY };
 struct unit_args {
     float *y;
     const float *x;
@@ -66,6 +66,7 @@ enum bug_sm90 {
     BUG90_NOT_INITIALISED, /* a wait on something that is no mbarrier */
     BUG90_REGISTERS,       /* setmaxnreg.inc without anyone giving */
     BUG90_NO_GRID_WAIT,    /* a dependent launch that never waits */
+    BUG90_ARRIVAL_LEFT,    /* at a named barrier that nobody waits at */
 };
 enum { BUG90_THREADS = 256, BUG90_STAGES = 2 };
 struct bug_sm90_args {

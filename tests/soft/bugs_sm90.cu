@@ -79,6 +79,7 @@ KERNEL(bugs_sm90_gemm, bug_sm90_args, BUG90_THREADS, 1)
     sync_threads();
     if (args.bug != BUG90_NO_GRID_WAIT) grid_wait();
     if (args.bug == BUG90_REGISTERS) registers_increase<256>();
+    if (args.bug == BUG90_ARRIVAL_LEFT && thread_index() < 128) bar_arrive(5, 256);
     if (thread_index() == 0) produce(args, s, a, b);
     if (thread_index() >= 128) consume(args, s, a, b);
 }

@@ -95,6 +95,8 @@ KERNEL(units_sm90_product, unit_sm90_args, 128, 1)
 KERNEL(units_sm90_chain, unit_args, 128, 1)
 {
     grid_launch_dependents();
+    if (args.kind == UNIT_READS_EARLY) ld_global_4(args.x);
+    if (args.kind == UNIT_READS_CONSTANT_EARLY) ld_global_constant_16(args.x);
     if (args.kind != UNIT_NO_WAIT) grid_wait();
     const int i = block_x() * 128 + thread_index();
     args.y[i] = args.x[i] + 1;
