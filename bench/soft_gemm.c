@@ -1,6 +1,6 @@
 /* soft_gemm: how fast the soft GPU executes a GEMM kernel on this machine, per host thread. This says nothing about any GPU.
  *   soft_gemm [kernel [m n k [host threads]]] */
-#include "../kernels/cuda/gpu.h"
+#include "../kernels/gemm/gemm_sm90_launch.h"
 #include "../kernels/soft/softgpu.h"
 
 #include <stdio.h>
@@ -16,17 +16,19 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static enum klein_status map(struct gpu *g, void *p, int rows, int cols, int box_rows, struct tensor_map *out,
-                             struct klein_error *err)
+static enum klein_status launch(struct gpu *g, const char *kernel, const struct linear_kernel_args *a,
+                                struct klein_error *err)
 {
-    struct tensor_box box = {.ptr = p,
-                             .dtype = DT_BF16,
-                             .rank = 2,
-                             .dims = {(uint64_t)cols, (uint64_t)rows},
-                             .strides = {(uint64_t)cols * 2},
-                             .box = {64, (uint32_t)box_rows},
-                             .swizzle = 128};
-    return gpu_tensor_map(g, &box, out, err);
+    const struct gemm_sm90_variant *v = gemm_sm90_named(kernel);
+    if (v) return gemm_sm90_launch(g, v, a, err);
+    const struct launch l = {
+        .kernel = kernel,
+        .grid = {(unsigned)((a->m + 127) / 128 * ((a->segment[0].cols + 127) / 128))},
+        .args = a,
+        .threads = GEMM_SM80_THREADS,
+        .shared = GEMM_SM80_SHARED(128, (unsigned)(kernel[strlen(kernel) - 1] - '0')),
+    };
+    return gpu_launch(g, &l, err);
 }
 
 static enum klein_status run(struct gpu *g, int m, int n, int k, const char *kernel, int threads,
@@ -42,25 +44,10 @@ static enum klein_status run(struct gpu *g, int m, int n, int k, const char *ker
     struct linear_kernel_args a = {.x = memory[0], .ldx = k, .m = m, .k = k, .segments = 1};
     a.segment[0] = (struct linear_segment){
         .cols = n, .y_type = ELEMENT_BF16, .ldy = n, .y = memory[2], .group[0] = {.w = memory[1], .ldw = k}};
-    struct gemm_sm90_args a90 = {.m = m, .n = n, .k = k};
-    struct launch l = {.kernel = kernel, .grid = {(unsigned)((m + 127) / 128 * ((n + 127) / 128))}};
-    if (strstr(kernel, "sm90")) {
-        int bn = strstr(kernel, "x256") ? 256 : 128;
-        TRY(map(g, memory[0], m, k, 128, &a90.a, err));
-        TRY(map(g, memory[1], n, k, bn, &a90.b, err));
-        TRY(map(g, memory[2], m, n, 64, &a90.c, err));
-        l.args = &a90;
-        l.threads = GEMM_SM90_THREADS;
-        l.shared = bn == 256 ? GEMM_SM90_SHARED(256, 4) : GEMM_SM90_SHARED(128, 6);
-    } else {
-        l.args = &a;
-        l.threads = GEMM_SM80_THREADS;
-        l.shared = GEMM_SM80_SHARED(128, (unsigned)(kernel[strlen(kernel) - 1] - '0'));
-    }
     double best = 1e9;
     for (int i = 0; i < 3; i++) {
         double start = seconds();
-        TRY(gpu_launch(g, &l, err));
+        TRY(launch(g, kernel, &a, err));
         TRY(gpu_sync(g, err));
         double t = seconds() - start;
         if (t < best) best = t;

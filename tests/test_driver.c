@@ -112,7 +112,8 @@ Test(driver, a_kernel_for_another_chip_is_named)
 {
     struct gpu *g = open_gpu("sm_80", 0, SOFTGPU_LATE);
     struct gemm_sm90_args args = {0};
-    struct launch l = {.kernel = "gemm_sm90_128x256", .threads = GEMM_SM90_THREADS, .args = &args};
+    struct launch l = {
+        .kernel = "gemm_linear_sm90_128x256", .threads = GEMM_SM90_THREADS(128), .args = &args};
     FAILS(gpu_launch(g, &l, &err), KLEIN_E_UNSUPPORTED,
           "is built for sm_90a; none of these runs on Soft GPU sm_80");
     l.kernel = "scale_f64";

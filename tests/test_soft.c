@@ -1,6 +1,8 @@
 /* The soft GPU: it computes what the hardware is documented to compute, in every order, and it reports what is wrong. */
 #include "soft/fixture.h"
 
+#include "../kernels/gemm/gemm_sm90_launch.h"
+
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,30 +35,30 @@ static void gemm_sm80_s3(struct gpu *g, void *c, void *a, void *b, int m, int n,
     run_sm80(g, c, a, b, m, n, k, "gemm_sm80_linear_128x128_s3", 3);
 }
 
-static void run_sm90(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel,
-                     int bn, unsigned shared)
+static void run_sm90(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel)
 {
-    struct gemm_sm90_args args = {
-        map_of(g, a, m, k, 128), map_of(g, b, n, k, bn), map_of(g, c, m, n, 64), m, n, k};
-    int tiles = (m + 127) / 128 * ((n + bn - 1) / bn);
-    unsigned blocks = (unsigned)(tiles < g->multiprocessors ? tiles : g->multiprocessors);
-    OK(gpu_launch(g,
-                  &(struct launch){.kernel = kernel,
-                                   .grid = {blocks},
-                                   .threads = GEMM_SM90_THREADS,
-                                   .shared = shared,
-                                   .args = &args},
-                  &err));
+    const struct linear_kernel_args args = {.x = a,
+                                            .ldx = k,
+                                            .m = m,
+                                            .k = k,
+                                            .segments = 1,
+                                            .segment[0] = {.kind = LINEAR_SEGMENT_PLAIN,
+                                                           .cols = n,
+                                                           .y_type = ELEMENT_BF16,
+                                                           .ldy = n,
+                                                           .y = c,
+                                                           .group[0] = {.w = b, .ldw = k}}};
+    OK(gemm_sm90_launch(g, gemm_sm90_named(kernel), &args, &err));
 }
 
 static void gemm_sm90_256(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
 {
-    run_sm90(g, c, a, b, m, n, k, "gemm_sm90_128x256", 256, GEMM_SM90_SHARED(256, 4));
+    run_sm90(g, c, a, b, m, n, k, "gemm_linear_sm90_128x256");
 }
 
 static void gemm_sm90_128(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
 {
-    run_sm90(g, c, a, b, m, n, k, "gemm_sm90_128x128", 128, GEMM_SM90_SHARED(128, 6));
+    run_sm90(g, c, a, b, m, n, k, "gemm_linear_sm90_128x128");
 }
 
 /* Against the product in f64 of the same bf16 operands: c may err by a bf16 rounding and by f32 sums. */

@@ -73,6 +73,8 @@ struct linear_kernel_args {
     const void *x;        /* BF16 or e4m3 [m, k] */
     const float *x_scale; /* e4m3: per row */
     int64_t ldx;
+    int64_t
+        ldscale; /* not 0: x_scale[i * ldscale + row] is the scale of columns 128 i .. 128 i + 127 of the row */
     int m, k, split, segments;
     const float *cos, *sin; /* [m, head_dim / 2], contiguous rows; NORM_ROPE */
     int head_dim, half;     /* half: rotate (j, j + head_dim / 2), else (2j, 2j + 1) */
@@ -90,6 +92,30 @@ enum { GEMM_SM80_THREADS = 128 };
 /* gemm/quantise_sm89.cu: y = x as e4m3, each row divided by its scale, the largest magnitude / 448. A warp per row, ceil(rows / 8) blocks.
  * x: BF16, 16-byte aligned rows of whole vectors; y: e4m3, 8-byte aligned rows. */
 enum { QUANTISE_THREADS = 256, QUANTISE_ROWS = QUANTISE_THREADS / 32 };
+
+/* gemm/gemm_*_sm90.cu: op linear with each matrix also as a 2-D tensor map with 128-byte swizzle: boxes of 128 bytes along k by the rows
+ * of the tile that it gives, and for y and the residual of 64 columns by 16 rows. Rows are counted in the whole matrix; the maps of y and
+ * the residual end with the group's rows. Maps that a segment does not need are valid all the same. Tiles of bm x bn; launch as many
+ * blocks as multiprocessors, or as tiles if these are fewer. Kernels with e4m3 in their names take x and weights of that type, those
+ * with groups too take x with scales per 128 columns. */
+struct gemm_sm90_maps {
+    struct tensor_map w, other, y; /* other: up (SWIGLU) or the residual */
+};
+struct gemm_sm90_args {
+    struct tensor_map x;
+    struct gemm_sm90_maps maps[LINEAR_SEGMENTS][LINEAR_GROUPS];
+    struct linear_kernel_args linear; /* split: not 0 */
+};
+enum { GEMM_SM90_SHARED_MAX = 232448 - 1024 /* of a block, less mbarriers */ };
+/* Three or more k blocks ahead of the one that is multiplied; what is left holds output, one 64-column chunk of the tile per buffer. */
+#define GEMM_SM90_STAGE(bm, bn)  (((bm) + (bn)) * 128)
+#define GEMM_SM90_STAGES(bm, bn) (GEMM_SM90_STAGE(bm, bn) >= 40960 ? 4 : 6)
+#define GEMM_SM90_SPARE(bm, bn)                                                                              \
+    ((GEMM_SM90_SHARED_MAX - GEMM_SM90_STAGES(bm, bn) * GEMM_SM90_STAGE(bm, bn)) / ((bm)*128))
+#define GEMM_SM90_BUFFERS(bm, bn) (GEMM_SM90_SPARE(bm, bn) < (bn) / 64 ? GEMM_SM90_SPARE(bm, bn) : (bn) / 64)
+#define GEMM_SM90_SHARED(bm, bn)  /* bytes of dynamic shared memory */                                       \
+    (GEMM_SM90_STAGES(bm, bn) * GEMM_SM90_STAGE(bm, bn) + GEMM_SM90_BUFFERS(bm, bn) * (bm)*128 + 1024)
+#define GEMM_SM90_THREADS(bm) (128 + (bm) / 64 * 128)
 
 /* attention/: o = softmax(scale q k^T) v per head, rows of tokens, one head after the other within a row. Head h of q and o reads head
  * h / group of k and v. Leading dimensions in elements. Only keys < *key_count exist (NULL: < keys, the rows of k); causal: query i sees
@@ -130,16 +156,6 @@ struct attention_sm90_args {
     int keys, group, causal;
     const int32_t *key_count;
     float scale_log2;
-};
-
-/* gemm/gemm_sm90.cu: the same product; the matrices as 2-D tensor maps of bf16 with 128-byte swizzle and boxes of 64 columns by 128
- * rows (a), BN rows (b), 64 rows (c). As many blocks as multiprocessors, or as tiles if these are fewer. */
-enum { GEMM_SM90_THREADS = 384 };
-#define GEMM_SM90_SHARED(bn, stages)                                                                         \
-    ((stages) * (128 + (bn)) * 128 + 32768 + 1024) /* bytes of dynamic shared memory */
-struct gemm_sm90_args {
-    struct tensor_map a, b, c;
-    int m, n, k;
 };
 
 /* norm/ and pointwise/: matrices of numbers whose element (r, c) is at ptr + r * ld + c elements of `type`. Kernels named after a type
