@@ -1,6 +1,6 @@
 /* soft_gemm: how fast the soft GPU executes a GEMM kernel on this machine, per host thread. This says nothing about any GPU.
  *   soft_gemm [kernel [m n k [host threads]]] */
-#include "../kernels/gemm/gemm_sm90_launch.h"
+#include "../kernels/gemm/linear_launch.h"
 #include "../kernels/soft/softgpu.h"
 
 #include <stdio.h>
@@ -16,21 +16,6 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static enum klein_status launch(struct gpu *g, const char *kernel, const struct linear_kernel_args *a,
-                                struct klein_error *err)
-{
-    const struct gemm_sm90_variant *v = gemm_sm90_named(kernel);
-    if (v) return gemm_sm90_launch(g, v, a, err);
-    const struct launch l = {
-        .kernel = kernel,
-        .grid = {(unsigned)((a->m + 127) / 128 * ((a->segment[0].cols + 127) / 128))},
-        .args = a,
-        .threads = GEMM_SM80_THREADS,
-        .shared = GEMM_SM80_SHARED(128, (unsigned)(kernel[strlen(kernel) - 1] - '0')),
-    };
-    return gpu_launch(g, &l, err);
-}
-
 static enum klein_status run(struct gpu *g, int m, int n, int k, const char *kernel, int threads,
                              struct klein_error *err)
 {
@@ -44,10 +29,11 @@ static enum klein_status run(struct gpu *g, int m, int n, int k, const char *ker
     struct linear_kernel_args a = {.x = memory[0], .ldx = k, .m = m, .k = k, .segments = 1};
     a.segment[0] = (struct linear_segment){
         .cols = n, .y_type = ELEMENT_BF16, .ldy = n, .y = memory[2], .group[0] = {.w = memory[1], .ldw = k}};
+    setenv("KLEIN_GEMM", kernel, 1);
     double best = 1e9;
     for (int i = 0; i < 3; i++) {
         double start = seconds();
-        TRY(launch(g, kernel, &a, err));
+        TRY(gemm_launch(g, DT_BF16, &a, err));
         TRY(gpu_sync(g, err));
         double t = seconds() - start;
         if (t < best) best = t;

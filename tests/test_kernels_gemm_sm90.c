@@ -5,6 +5,15 @@
 
 #include "../kernels/gemm/gemm_sm90_launch.h"
 
+static const struct gemm_variant *named(const char *kernel)
+{
+    const struct gemm_variant *v;
+    for (int i = 0; (v = gemm_variant(i)); i++)
+        if (!strcmp(v->name, kernel)) return v;
+    cr_assert(0, "no %s", kernel);
+    return NULL;
+}
+
 /* Whether column c of y belongs to a segment. */
 static int inside(const struct product *p, int c)
 {
@@ -14,7 +23,7 @@ static int inside(const struct product *p, int c)
 }
 
 /* Runs v; the caller frees the image of y, of which only what belongs to segments may have changed. */
-static char *run(struct gpu *g, const struct gemm_sm90_variant *v, struct product *p)
+static char *run(struct gpu *g, const struct gemm_variant *v, struct product *p)
 {
     const struct operand *y = output(p);
     const size_t size = dtype_size(y->type);
@@ -94,11 +103,11 @@ static int check(const struct shape *s)
     int taken = 0;
     for (int o = 0; o < ORDERS; o++) {
         struct gpu *g = open_with(orders[o].seed, orders[o].async, orders[o].multiprocessors, 0, 0);
-        const struct gemm_sm90_variant *v;
+        const struct gemm_variant *v;
         upload(g, p);
         const struct linear_kernel_args a = args_of(p);
         taken = 0;
-        for (int i = 0; (v = gemm_sm90_variant(i)); i++) {
+        for (int i = 0; (v = gemm_variant(i)); i++) {
             if (!gemm_sm90_takes(v, &a)) continue;
             char *y = run(g, v, p);
             const uint64_t hash = fnv1a(y, output(p)->bytes);
@@ -181,7 +190,7 @@ Test(kernels_gemm_sm90, real_width)
     struct product *p = make_product(&s);
     struct gpu *g = open_with(3, SOFTGPU_RANDOM, 0, 0, 0);
     upload(g, p);
-    char *y = run(g, gemm_sm90_named("gemm_qkv_sm90_128x256"), p);
+    char *y = run(g, named("gemm_qkv_sm90_128x256"), p);
     check_rule(p, y, "gemm_qkv_sm90_128x256");
     free(y);
     release(g, p);
@@ -233,11 +242,11 @@ static int check_truncated(const struct shape *s, int *far)
 {
     struct product *p = make_product(s);
     struct gpu *g = open_with(1, SOFTGPU_LATE, 0, 0, 1);
-    const struct gemm_sm90_variant *v;
+    const struct gemm_variant *v;
     int taken = 0;
     upload(g, p);
     const struct linear_kernel_args a = args_of(p);
-    for (int i = 0; (v = gemm_sm90_variant(i)); i++) {
+    for (int i = 0; (v = gemm_variant(i)); i++) {
         if (!gemm_sm90_takes(v, &a)) continue;
         char *y = run(g, v, p);
         *far = 0;
@@ -270,6 +279,8 @@ Test(kernels_gemm_sm90, dependent_launches)
 {
     static const struct shape first = {"first", 150, 136, 37, {RESIDUAL}, {192}, GATE | IN_PLACE, 0},
                               second = {"second", 150, 192, 37, {SWIGLU}, {136}, 0, 0};
+    static const char *const tiles[] = {"gemm_linear_sm90_192x192", "gemm_linear_sm90_64x192",
+                                        "gemm_linear_sm90_128x256"};
     struct product *p = make_product(&first), *q = make_product(&second);
     uint64_t expected = 0;
     for (int o = 0; o < ORDERS; o++) {
@@ -285,9 +296,10 @@ Test(kernels_gemm_sm90, dependent_launches)
             OK(gpu_fill(g, q->y.memory, 0xff, q->y.bytes, &err));
             OK(gpu_sync(g, &err));
             for (int i = 0; i < 3; i++) { /* the residual grows each time */
-                OK(gemm_sm90_launch(g, gemm_sm90_variant(i), &a, &err));
+                OK(gemm_sm90_launch(g, named(tiles[i]), &a, &err));
                 if (synchronous) OK(gpu_sync(g, &err));
-                OK(gemm_sm90_launch(g, gemm_sm90_variant(5 + i % 2), &b, &err));
+                OK(gemm_sm90_launch(g, named(i % 2 ? "gemm_qkv_sm90_128x256" : "gemm_qkv_sm90_128x128"), &b,
+                                    &err));
                 if (synchronous) OK(gpu_sync(g, &err));
             }
             OK(gpu_download(g, y, q->y.memory, q->y.bytes, &err));
@@ -320,17 +332,17 @@ Test(kernels_gemm_sm90, counters)
         const struct shape *s = &shapes[x];
         struct product *p = make_product(s);
         struct gpu *g = open_with(2, SOFTGPU_RANDOM, 5, 1, 0);
-        const struct gemm_sm90_variant *v;
+        const struct gemm_variant *v;
         int taken = 0;
         upload(g, p);
         const struct linear_kernel_args a = args_of(p);
-        for (int i = 0; (v = gemm_sm90_variant(i)); i++) {
+        for (int i = 0; (v = gemm_variant(i)); i++) {
             if (!gemm_sm90_takes(v, &a)) continue;
             struct softgpu_counters c;
             softgpu_reset_counters();
             free(run(g, v, p));
             softgpu_read_counters(&c);
-            const uint64_t tiles = (uint64_t)gemm_sm90_tiles(v, &a), bk = v->e4m3 ? 128 : 64,
+            const uint64_t tiles = (uint64_t)gemm_sm90_tiles(v, &a), bk = s->options & E4M3 ? 128 : 64,
                            blocks = (192 + bk - 1) / bk, bm = (uint64_t)v->bm, bn = (uint64_t)v->bn;
             uint64_t out = 0; /* columns of boxes of y, and of the residual */
             for (int j = 0; j < p->segments; j++) {
@@ -362,9 +374,9 @@ Test(kernels_gemm_sm90, counters)
 /* How many variants take a. */
 static int takers(const struct linear_kernel_args *a)
 {
-    const struct gemm_sm90_variant *v;
+    const struct gemm_variant *v;
     int n = 0;
-    for (int i = 0; (v = gemm_sm90_variant(i)); i++) n += gemm_sm90_takes(v, a);
+    for (int i = 0; (v = gemm_variant(i)); i++) n += gemm_sm90_takes(v, a);
     return n;
 }
 
@@ -413,20 +425,27 @@ Test(kernels_gemm_sm90, refusals)
     REFUSED(a.segment[3].group[1].ldup += 7);
     REFUSED(a.segment[1].group[1].norm = NULL);
     REFUSED(a.segment[1].group[0].norm++);
-    FAILS(gemm_sm90_launch(g, gemm_sm90_variant(0), &whole, &err), KLEIN_E_UNSUPPORTED,
+    FAILS(gemm_sm90_launch(g, named("gemm_linear_sm90_128x256"), &whole, &err), KLEIN_E_UNSUPPORTED,
           "gemm_linear_sm90_128x256 does not take");
     release(g, p);
     close_gpu(g);
     free_product(p);
 }
 
+/* The row of the table and the kernel's name say the same. */
 Test(kernels_gemm_sm90, names)
 {
-    const struct gemm_sm90_variant *v;
-    for (int i = 0; (v = gemm_sm90_variant(i)); i++) {
+    const struct gemm_variant *v;
+    int found = 0;
+    for (int i = 0; (v = gemm_variant(i)); i++) {
+        if (v->arch != 90) continue;
         char tile[32];
         snprintf(tile, sizeof tile, "_sm90_%dx%d", v->bm, v->bn);
-        cr_assert(strstr(v->name, tile) && !!strstr(v->name, "e4m3") == v->e4m3, "%s", v->name);
+        cr_assert(strstr(v->name, tile), "%s", v->name);
+        cr_assert(!!strstr(v->name, "e4m3") == (v->type == DT_F8E4M3), "%s", v->name);
+        cr_assert(!!strstr(v->name, "groups") == v->groups, "%s", v->name);
+        cr_assert(!!strstr(v->name, "qkv") == (v->kinds == GEMM_QKV), "%s", v->name);
+        found++;
     }
-    cr_assert(!gemm_sm90_variant(-1));
+    cr_assert(found == 12, "%d", found);
 }

@@ -1,7 +1,7 @@
 /* The soft GPU: it computes what the hardware is documented to compute, in every order, and it reports what is wrong. */
 #include "soft/fixture.h"
 
-#include "../kernels/gemm/gemm_sm90_launch.h"
+#include "../kernels/gemm/linear_launch.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,56 +9,33 @@
 /* Runs a product [m, n] = a b^T of device matrices. */
 typedef void gemm_fn(struct gpu *g, void *c, void *a, void *b, int m, int n, int k);
 
-static void run_sm80(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel,
-                     unsigned stages)
+static void run_gemm(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel)
 {
     struct linear_kernel_args args = {.x = a, .ldx = k, .m = m, .k = k, .segments = 1};
     args.segment[0] = (struct linear_segment){
         .cols = n, .y_type = ELEMENT_BF16, .ldy = n, .y = c, .group[0] = {.w = b, .ldw = k}};
-    unsigned blocks = (unsigned)((m + 127) / 128 * ((n + 127) / 128));
-    OK(gpu_launch(g,
-                  &(struct launch){.kernel = kernel,
-                                   .grid = {blocks},
-                                   .threads = GEMM_SM80_THREADS,
-                                   .shared = GEMM_SM80_SHARED(128, stages),
-                                   .args = &args},
-                  &err));
+    setenv("KLEIN_GEMM", kernel, 1);
+    OK(gemm_launch(g, DT_BF16, &args, &err));
 }
 
 static void gemm_sm80_s2(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
 {
-    run_sm80(g, c, a, b, m, n, k, "gemm_sm80_linear_128x128_s2", 2);
+    run_gemm(g, c, a, b, m, n, k, "gemm_sm80_linear_128x128_s2");
 }
 
 static void gemm_sm80_s3(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
 {
-    run_sm80(g, c, a, b, m, n, k, "gemm_sm80_linear_128x128_s3", 3);
-}
-
-static void run_sm90(struct gpu *g, void *c, void *a, void *b, int m, int n, int k, const char *kernel)
-{
-    const struct linear_kernel_args args = {.x = a,
-                                            .ldx = k,
-                                            .m = m,
-                                            .k = k,
-                                            .segments = 1,
-                                            .segment[0] = {.kind = LINEAR_SEGMENT_PLAIN,
-                                                           .cols = n,
-                                                           .y_type = ELEMENT_BF16,
-                                                           .ldy = n,
-                                                           .y = c,
-                                                           .group[0] = {.w = b, .ldw = k}}};
-    OK(gemm_sm90_launch(g, gemm_sm90_named(kernel), &args, &err));
+    run_gemm(g, c, a, b, m, n, k, "gemm_sm80_linear_128x128_s3");
 }
 
 static void gemm_sm90_256(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
 {
-    run_sm90(g, c, a, b, m, n, k, "gemm_linear_sm90_128x256");
+    run_gemm(g, c, a, b, m, n, k, "gemm_linear_sm90_128x256");
 }
 
 static void gemm_sm90_128(struct gpu *g, void *c, void *a, void *b, int m, int n, int k)
 {
-    run_sm90(g, c, a, b, m, n, k, "gemm_linear_sm90_128x128");
+    run_gemm(g, c, a, b, m, n, k, "gemm_linear_sm90_128x128");
 }
 
 /* Against the product in f64 of the same bf16 operands: c may err by a bf16 rounding and by f32 sums. */

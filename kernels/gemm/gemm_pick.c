@@ -9,8 +9,17 @@
         .threads = threads_, .shared = GEMM_SM80_SHARED(bm_, stages_), .blocks = blocks_, .rate = rate_      \
     }
 
+#define WGMMA(name_, kinds_, type_, groups_, bm_, bn_, rate_)                                                \
+    {                                                                                                        \
+        .name = name_, .kinds = kinds_, .groups = groups_, .type = type_, .arch = 90, .arch_exact = 1,       \
+        .bm = bm_, .bn = bn_, .threads = GEMM_SM90_THREADS(bm_), .shared = GEMM_SM90_SHARED(bm_, bn_),       \
+        .blocks = 1, .rate = rate_                                                                           \
+    }
+
 /* Of equals the first. rate: a tile of 64 x 128 reads 3/2 of the operands' bytes per product that one of 128 x 128 reads, and its warps
- * issue fewer mma per load; how much that costs was not measured. */
+ * issue fewer mma per load; how much that costs was not measured. wgmma, estimated too: twice mma.sync; by the bytes per product that a tile
+ * reads from the L2, which holds small tiles back: 128 x 128 4/3 of 128 x 256, 64 x 192 16/9, 192 x 192 8/9. 192 columns do not hold
+ * whole heads. */
 static const struct gemm_variant variants[] = {
     MMA("gemm_sm80_linear_128x128_s3", GEMM_LINEAR, DT_BF16, 80, 128, 3, GEMM_SM80_THREADS, 2, 1.0),
     MMA("gemm_sm80_linear_128x128_s2", GEMM_LINEAR, DT_BF16, 80, 128, 2, GEMM_SM80_THREADS, 2, 1.0),
@@ -22,6 +31,18 @@ static const struct gemm_variant variants[] = {
     MMA("gemm_sm89_linear_64x128_s2", GEMM_LINEAR, DT_F8E4M3, 89, 64, 2, GEMM_SM89_THREADS(64), 2, 0.85),
     MMA("gemm_sm89_qkv_128x128_s3", GEMM_QKV, DT_F8E4M3, 89, 128, 3, GEMM_SM89_THREADS(128), 1, 1.0),
     MMA("gemm_sm89_qkv_64x128_s2", GEMM_QKV, DT_F8E4M3, 89, 64, 2, GEMM_SM89_THREADS(64), 2, 0.85),
+    WGMMA("gemm_linear_sm90_128x256", GEMM_LINEAR, DT_BF16, 0, 128, 256, 2.2),
+    WGMMA("gemm_linear_sm90_192x192", GEMM_LINEAR, DT_BF16, 0, 192, 192, 2.2),
+    WGMMA("gemm_linear_sm90_128x192", GEMM_LINEAR, DT_BF16, 0, 128, 192, 2.1),
+    WGMMA("gemm_linear_sm90_128x128", GEMM_LINEAR, DT_BF16, 0, 128, 128, 1.9),
+    WGMMA("gemm_linear_sm90_64x192", GEMM_LINEAR, DT_BF16, 0, 64, 192, 1.6),
+    WGMMA("gemm_qkv_sm90_128x256", GEMM_QKV, DT_BF16, 0, 128, 256, 2.2),
+    WGMMA("gemm_qkv_sm90_128x128", GEMM_QKV, DT_BF16, 0, 128, 128, 1.9),
+    WGMMA("gemm_linear_e4m3_sm90_128x256", GEMM_LINEAR, DT_F8E4M3, 0, 128, 256, 2.2),
+    WGMMA("gemm_linear_e4m3_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 0, 128, 128, 1.9),
+    WGMMA("gemm_qkv_e4m3_sm90_128x256", GEMM_QKV, DT_F8E4M3, 0, 128, 256, 2.2),
+    WGMMA("gemm_qkv_e4m3_sm90_128x128", GEMM_QKV, DT_F8E4M3, 0, 128, 128, 1.9),
+    WGMMA("gemm_linear_e4m3_groups_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 1, 128, 128, 1.7),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
@@ -32,7 +53,7 @@ const struct gemm_variant *gemm_variant(int i)
 
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s)
 {
-    return v->type == s->type && !(s->kinds & ~v->kinds) &&
+    return v->type == s->type && v->groups == s->groups && !(s->kinds & ~v->kinds) &&
            (v->arch_exact ? s->arch == v->arch : s->arch >= v->arch) && (int)v->shared <= s->shared_max;
 }
 

@@ -18,6 +18,7 @@ struct gemm_shape {
     int shared_max;          /* bytes of shared memory that a block may have */
     enum dtype type;         /* of x and the weights: DT_BF16, DT_F8E4M3 */
     int kinds;               /* of its segments */
+    int groups;              /* x has scales per 128 columns */
     int rows[LINEAR_GROUPS]; /* of y, per group */
     int segments, w_rows[LINEAR_SEGMENTS];
 };
@@ -25,6 +26,7 @@ struct gemm_shape {
 struct gemm_variant {
     const char *name; /* of the kernel */
     int kinds;        /* that it knows */
+    int groups;       /* for x with scales per 128 columns */
     enum dtype type;
     int arch;       /* the least */
     int arch_exact; /* runs on `arch` only */
@@ -36,9 +38,9 @@ struct gemm_variant {
 
 /* The i-th variant; NULL past the last. */
 const struct gemm_variant *gemm_variant(int i);
-/* Whether v computes s rightly on s->arch. */
+/* Whether v computes s rightly on s->arch. Kernels of exactly sm_90 are launched by gemm_sm90_launch. */
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s);
-/* Blocks of a launch with a block per tile. */
+/* Tiles, and blocks of a launch with a block per tile. */
 int64_t gemm_tiles(const struct gemm_variant *v, const struct gemm_shape *s);
 /* The variant for s. `among` (NULL or "": all), as KLEIN_GEMM is: names of kernels with commas between, one of which is taken.
  * KLEIN_E_INPUT if there is none of such a name, KLEIN_E_UNSUPPORTED if none of them takes s. */

@@ -1,49 +1,12 @@
 #include "gemm_sm90_launch.h"
 
 #include <limits.h>
-#include <string.h>
 
-enum {
-    LINEAR = 1 << LINEAR_SEGMENT_PLAIN | 1 << LINEAR_SEGMENT_SILU | 1 << LINEAR_SEGMENT_RESIDUAL,
-    QKV = 1 << LINEAR_SEGMENT_PLAIN | 1 << LINEAR_SEGMENT_NORM_ROPE | 1 << LINEAR_SEGMENT_SWIGLU,
-    HEAD = 128,
-    CHUNK = 64,
-    WARP_ROWS = 16
-};
+enum { HEAD = 128, WARP_ROWS = 16 };
 
-#define VARIANT(family, bm, bn, kinds, e4m3, groups)                                                         \
-    {                                                                                                        \
-        "gemm_" #family "_sm90_" #bm "x" #bn, bm, bn, kinds, e4m3, groups, GEMM_SM90_SHARED(bm, bn)          \
-    }
-/* Tiles by the waves that the model's products make on 132 multiprocessors: 128 x 256 for what is wide (24 heads, SwiGLU); 192 x 192 for
- * 3072 columns of a single-stream block, 128 x 128 of a double-stream block (192 rows waste the text's), 64 x 192 and 128 x 192 for the
- * encoder. 192 columns do not hold whole heads, nor halves of whole chunks. */
-static const struct gemm_sm90_variant variants[] = {
-    VARIANT(linear, 128, 256, LINEAR, 0, 0),
-    VARIANT(linear, 192, 192, LINEAR, 0, 0),
-    VARIANT(linear, 128, 192, LINEAR, 0, 0),
-    VARIANT(linear, 128, 128, LINEAR, 0, 0),
-    VARIANT(linear, 64, 192, LINEAR, 0, 0),
-    VARIANT(qkv, 128, 256, QKV, 0, 0),
-    VARIANT(qkv, 128, 128, QKV, 0, 0),
-    VARIANT(linear_e4m3, 128, 256, LINEAR, 1, 0),
-    VARIANT(linear_e4m3, 128, 128, LINEAR, 1, 0),
-    VARIANT(qkv_e4m3, 128, 256, QKV, 1, 0),
-    VARIANT(qkv_e4m3, 128, 128, QKV, 1, 0),
-    VARIANT(linear_e4m3_groups, 128, 128, LINEAR, 1, 1),
-};
-enum { VARIANTS = sizeof variants / sizeof *variants };
-
-const struct gemm_sm90_variant *gemm_sm90_variant(int i)
+static int e4m3(const struct gemm_variant *v)
 {
-    return i >= 0 && i < VARIANTS ? &variants[i] : NULL;
-}
-
-const struct gemm_sm90_variant *gemm_sm90_named(const char *kernel)
-{
-    for (int i = 0; i < VARIANTS; i++)
-        if (!strcmp(variants[i].name, kernel)) return &variants[i];
-    return NULL;
+    return v->type == DT_F8E4M3;
 }
 
 /* ---- what a variant takes ------------------------------------------------------------------------------------------- */
@@ -60,23 +23,23 @@ static int pairs(const float *vector)
     return (uintptr_t)vector % sizeof(float[2]) == 0;
 }
 
-static int weights_fit(const struct gemm_sm90_variant *v, const struct linear_segment *s,
+static int weights_fit(const struct gemm_variant *v, const struct linear_segment *s,
                        const struct linear_segment_weights *w)
 {
-    const int swiglu = s->kind == LINEAR_SEGMENT_SWIGLU, size = v->e4m3 ? 1 : 2;
+    const int swiglu = s->kind == LINEAR_SEGMENT_SWIGLU, size = e4m3(v) ? 1 : 2;
     if (!aligned(w->w, w->ldw, size, 16) || (swiglu && !aligned(w->up, w->ldup, size, 16))) return 0;
-    if (v->e4m3 && (!w->w_scale || (swiglu && !w->up_scale))) return 0;
+    if (e4m3(v) && (!w->w_scale || (swiglu && !w->up_scale))) return 0;
     if (s->kind == LINEAR_SEGMENT_NORM_ROPE && !w->norm) return 0;
-    if (v->kinds != LINEAR && w->bias) return 0;
+    if (v->kinds != GEMM_LINEAR && w->bias) return 0;
     return pairs(w->w_scale) && pairs(w->up_scale) && pairs(w->bias) && pairs(w->gate) && pairs(w->norm);
 }
 
-static int segment_fits(const struct gemm_sm90_variant *v, const struct linear_kernel_args *a,
+static int segment_fits(const struct gemm_variant *v, const struct linear_kernel_args *a,
                         const struct linear_segment *s)
 {
     const int f32 = s->y_type == ELEMENT_F32, size = f32 ? 4 : 2, bytes = f32 ? 8 : 16;
     if (s->kind < 0 || !(v->kinds >> s->kind & 1) || s->cols <= 0 || s->cols % 8) return 0;
-    if (s->y_type != ELEMENT_BF16 && !(f32 && v->kinds == LINEAR)) return 0;
+    if (s->y_type != ELEMENT_BF16 && !(f32 && v->kinds == GEMM_LINEAR)) return 0;
     if (!aligned(s->y, s->ldy, size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_RESIDUAL && !aligned(s->residual, s->ldr, size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_NORM_ROPE &&
@@ -86,12 +49,13 @@ static int segment_fits(const struct gemm_sm90_variant *v, const struct linear_k
     return weights_fit(v, s, &s->group[0]) && (!both || weights_fit(v, s, &s->group[1]));
 }
 
-int gemm_sm90_takes(const struct gemm_sm90_variant *v, const struct linear_kernel_args *a)
+int gemm_sm90_takes(const struct gemm_variant *v, const struct linear_kernel_args *a)
 {
+    if (v->arch != 90 || !v->arch_exact) return 0;
     if (a->m <= 0 || a->k <= 0 || a->split < 0 || a->split > a->m) return 0;
-    if (a->segments < 1 || a->segments > LINEAR_SEGMENTS || v->e4m3 != (a->x_scale != NULL)) return 0;
+    if (a->segments < 1 || a->segments > LINEAR_SEGMENTS || e4m3(v) != (a->x_scale != NULL)) return 0;
     if (v->groups != (a->ldscale != 0) || (v->groups && a->ldscale < a->m)) return 0;
-    if (!aligned(a->x, a->ldx, v->e4m3 ? 1 : 2, 16)) return 0;
+    if (!aligned(a->x, a->ldx, e4m3(v) ? 1 : 2, 16)) return 0;
     for (int i = 0; i < a->segments; i++)
         if (!segment_fits(v, a, &a->segment[i])) return 0;
     return gemm_sm90_tiles(v, a) <= INT_MAX;
@@ -102,7 +66,7 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-int64_t gemm_sm90_tiles(const struct gemm_sm90_variant *v, const struct linear_kernel_args *a)
+int64_t gemm_sm90_tiles(const struct gemm_variant *v, const struct linear_kernel_args *a)
 {
     const int split = a->split ? a->split : a->m;
     int64_t across = 0;
@@ -130,28 +94,27 @@ static enum klein_status map(struct gpu *g, const void *ptr, int64_t rows, int64
 }
 
 /* The maps of segment s for the rows of a group, which end at row `end`. */
-static enum klein_status make_maps(struct gpu *g, const struct gemm_sm90_variant *v,
+static enum klein_status make_maps(struct gpu *g, const struct gemm_variant *v,
                                    const struct linear_kernel_args *a, const struct linear_segment *s,
                                    int group, int end, struct gemm_sm90_maps *out, struct klein_error *err)
 {
     const struct linear_segment_weights *w = &s->group[group];
-    const enum dtype type = v->e4m3 ? DT_F8E4M3 : DT_BF16;
     const int swiglu = s->kind == LINEAR_SEGMENT_SWIGLU, rows = swiglu ? v->bn / 2 : v->bn;
-    TRY(map(g, w->w, s->cols, a->k, w->ldw, type, rows, &out->w, err));
-    if (swiglu) TRY(map(g, w->up, s->cols, a->k, w->ldup, type, rows, &out->other, err));
+    TRY(map(g, w->w, s->cols, a->k, w->ldw, v->type, rows, &out->w, err));
+    if (swiglu) TRY(map(g, w->up, s->cols, a->k, w->ldup, v->type, rows, &out->other, err));
     if (s->y_type == ELEMENT_F32) return KLEIN_OK; /* by plain loads and stores */
     if (s->kind == LINEAR_SEGMENT_RESIDUAL)
         TRY(map(g, s->residual, end, s->cols, s->ldr, DT_BF16, WARP_ROWS, &out->other, err));
     return map(g, s->y, end, s->cols, s->ldy, DT_BF16, WARP_ROWS, &out->y, err);
 }
 
-static enum klein_status make_args(struct gpu *g, const struct gemm_sm90_variant *v,
+static enum klein_status make_args(struct gpu *g, const struct gemm_variant *v,
                                    const struct linear_kernel_args *a, struct gemm_sm90_args *out,
                                    struct klein_error *err)
 {
     out->linear = *a;
     if (!a->split) out->linear.split = a->m;
-    TRY(map(g, a->x, a->m, a->k, a->ldx, v->e4m3 ? DT_F8E4M3 : DT_BF16, v->bm, &out->x, err));
+    TRY(map(g, a->x, a->m, a->k, a->ldx, v->type, v->bm, &out->x, err));
     for (int s = 0; s < LINEAR_SEGMENTS; s++)
         for (int group = 0; group < LINEAR_GROUPS; group++) {
             struct gemm_sm90_maps *maps = &out->maps[s][group];
@@ -162,7 +125,7 @@ static enum klein_status make_args(struct gpu *g, const struct gemm_sm90_variant
     return KLEIN_OK;
 }
 
-enum klein_status gemm_sm90_launch(struct gpu *g, const struct gemm_sm90_variant *v,
+enum klein_status gemm_sm90_launch(struct gpu *g, const struct gemm_variant *v,
                                    const struct linear_kernel_args *a, struct klein_error *err)
 {
     if (!gemm_sm90_takes(v, a))
@@ -174,7 +137,7 @@ enum klein_status gemm_sm90_launch(struct gpu *g, const struct gemm_sm90_variant
     return gpu_launch(g,
                       &(struct launch){.kernel = v->name,
                                        .grid = {blocks},
-                                       .threads = GEMM_SM90_THREADS(v->bm),
+                                       .threads = v->threads,
                                        .shared = v->shared,
                                        .args = &args,
                                        .dependent = 1},

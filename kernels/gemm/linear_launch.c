@@ -1,5 +1,5 @@
 #include "linear_launch.h"
-#include "gemm_pick.h"
+#include "gemm_sm90_launch.h"
 #include "../backend.h"
 #include "../pointwise/launch_rows.h"
 #include "../pointwise/pointwise.h"
@@ -150,6 +150,7 @@ enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linea
         .multiprocessors = g->multiprocessors,
         .shared_max = g->shared_max,
         .type = type,
+        .groups = args->ldscale != 0,
         .rows = {args->split ? args->split : args->m, args->split ? args->m - args->split : 0},
         .segments = args->segments};
     for (int i = 0; i < args->segments; i++) {
@@ -160,6 +161,7 @@ enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linea
     }
     const struct gemm_variant *v;
     TRY(gemm_pick(&shape, getenv("KLEIN_GEMM"), &v, err));
+    if (v->arch_exact) return gemm_sm90_launch(g, v, args, err);
     return launch_rows(g, v->name, gemm_tiles(v, &shape), v->threads, v->shared, args, err);
 }
 
