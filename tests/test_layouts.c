@@ -167,6 +167,37 @@ Test(layouts, mma)
     close_gpu(g);
 }
 
+/* Elements are numbered as the table does: 8 per row, and a row per thread that has its address. */
+static int number_of(const struct fragment *t, int thread, int element)
+{
+    return t->thread[thread] + t->element[element];
+}
+
+Test(layouts, matrices)
+{
+    struct gpu *g = open_gpu("sm_90a", 1, SOFTGPU_LATE);
+    struct fragment load = fragment_of("ldmatrix_x4", "registers"),
+                    trans = fragment_of("ldmatrix_x4_trans", "registers"),
+                    store = fragment_of("stmatrix_x4", "registers");
+    uint16_t rows[256], loaded[2][4][32][2], stored[32][8];
+    for (int i = 0; i < 256; i++) rows[i] = (uint16_t)(1000 + i);
+    struct unit_args unit = {.a = to_device(g, rows, sizeof rows), .y = device_space(g, sizeof loaded)};
+    OK(gpu_download(launched(g, "units_sm80_ldmatrix", 32, 512, &unit), loaded, unit.y, sizeof loaded, &err));
+    for (int t = 0; t < 32; t++)
+        for (int e = 0; e < 8; e++) {
+            cr_assert_eq(loaded[0][e / 2][t][e % 2], 1000 + number_of(&load, t, e), "thread %d, element %d",
+                         t, e);
+            cr_assert_eq(loaded[1][e / 2][t][e % 2], 1000 + number_of(&trans, t, e),
+                         "trans: thread %d, element %d", t, e);
+            stored[t][e] = (uint16_t)(1000 + number_of(&store, t, e));
+        }
+    struct layout_args args = {.a = to_device(g, stored, sizeof stored), .y = device_space(g, sizeof rows)};
+    OK(gpu_download(launched(g, "layouts_sm90_stmatrix", 32, 512, &args), stored, args.y, sizeof stored,
+                    &err));
+    cr_assert(!memcmp(stored, rows, sizeof rows));
+    close_gpu(g);
+}
+
 /* load_a and load_b of tile.h, with ldmatrix, from a tile that the table of wgmma's 128-byte swizzle laid out: every byte arrives in the
  * register that the table of fragments says. Bytes name their row, then their place in the row. */
 static void check_tile(struct gpu *g, const char *name, int bytes, int which)

@@ -77,7 +77,8 @@ struct bug_sm90_args {
 /* layouts_sm80.cu, layouts_sm90.cu: operands as they lie in registers or in shared memory */
 enum layout_kind { LAYOUT_BF16, LAYOUT_E4M3 };
 struct layout_args {
-    const void *a, *b; /* _mma: [32][4], [32][2] registers; _tile: 8192 bytes, a only */
+    const void *a,
+        *b;  /* _mma: [32][4], [32][2] registers; _tile: 8192 bytes, a only; _stmatrix: a [32][4] registers */
     void *y; /* _mma: float [32][4]; _tile: registers [4 steps][32][16 of load_a<4>, then 16 of load_b<8>] */
     int kind;
 };

@@ -51,3 +51,20 @@ KERNEL(layouts_sm90_wgmma, layout_wgmma_args, 128, 1)
     if (args.n == 64) product<64>(args, s);
     if (args.n == 128) product<128>(args, s);
 }
+
+struct alignas(128) rows_shared {
+    uint8_t rows[32][16];
+};
+
+/* Thread t has the address of row t. y: the rows. */
+KERNEL(layouts_sm90_stmatrix, layout_args, 32, 1)
+{
+    SHARED(rows_shared, s);
+    const int lane = lane_index();
+    const uint32_t own = shared_address(s.rows[lane]);
+    const u32x4 v = ld_global_16((const char *)args.a + 16 * lane);
+    const uint32_t r[4] = {v.x, v.y, v.z, v.w};
+    stmatrix_x4(own, r);
+    sync_threads();
+    st_global_16((char *)args.y + 16 * lane, ld_shared_16(own));
+}

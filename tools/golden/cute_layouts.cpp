@@ -1,6 +1,8 @@
 /* cute_layouts.cpp: what CuTe (CUTLASS) says about fragments, shared memory and descriptors of tensor core instructions, as the tables
  * of tests/golden/layouts/. Host code only; cute_layouts.py compiles and runs it. One argument: which table. */
 #include <cute/tensor.hpp>
+#include <cute/atom/copy_traits_sm75.hpp>
+#include <cute/atom/copy_traits_sm90.hpp>
 #include <cute/atom/mma_traits_sm80.hpp>
 #include <cute/atom/mma_traits_sm89.hpp>
 #include <cute/atom/mma_traits_sm90.hpp>
@@ -19,18 +21,23 @@ static void need(bool condition, const char *what)
     exit(1);
 }
 
-/* A layout (thread, element) -> row + rows * column is a sum of what the thread and what the element contribute. */
-template <class TV>
-static void fragment(const char *name, const char *operand, int rows, TV layout)
+/* at(thread, element) -> row + rows * column is a sum of what the thread and what the element contribute. */
+template <class At>
+static void fragment(const char *name, const char *operand, int rows, int threads, int elements, At at)
 {
-    int threads = size<0>(layout), elements = size<1>(layout);
     for (int t = 0; t < threads; t++)
-        for (int v = 0; v < elements; v++)
-            need(int(layout(t, v)) == int(layout(t, 0)) + int(layout(0, v)) - int(layout(0, 0)), "a sum");
-    need(int(layout(0, 0)) == 0, "thread 0 begins");
+        for (int v = 0; v < elements; v++) need(at(t, v) == at(t, 0) + at(0, v) - at(0, 0), "a sum");
+    need(at(0, 0) == 0, "thread 0 begins");
     printf("%s %s %d rows, %d threads, %d elements\n", name, operand, rows, threads, elements);
-    for (int t = 0; t < threads; t++) printf("%d%c", int(layout(t, 0)), t + 1 < threads ? ' ' : '\n');
-    for (int v = 0; v < elements; v++) printf("%d%c", int(layout(0, v)), v + 1 < elements ? ' ' : '\n');
+    for (int t = 0; t < threads; t++) printf("%d%c", at(t, 0), t + 1 < threads ? ' ' : '\n');
+    for (int v = 0; v < elements; v++) printf("%d%c", at(0, v), v + 1 < elements ? ' ' : '\n');
+}
+
+template <class TV>
+static void operand(const char *name, const char *which, int rows, TV layout)
+{
+    fragment(name, which, rows, size<0>(layout), size<1>(layout),
+             [&](int t, int v) { return int(layout(t, v)); });
 }
 
 template <class Op>
@@ -38,9 +45,18 @@ static void fragments(const char *name, bool registers_only)
 {
     using traits = MMA_Traits<Op>;
     using shape = typename traits::Shape_MNK;
-    fragment(name, "a", size<0>(shape{}), typename traits::ALayout{});
-    if (!registers_only) fragment(name, "b", size<1>(shape{}), typename traits::BLayout{});
-    fragment(name, "c", size<0>(shape{}), typename traits::CLayout{});
+    operand(name, "a", size<0>(shape{}), typename traits::ALayout{});
+    if (!registers_only) operand(name, "b", size<1>(shape{}), typename traits::BLayout{});
+    operand(name, "c", size<0>(shape{}), typename traits::CLayout{});
+}
+
+/* Copies of four 8x8 matrices of 16 bits between registers and the rows that threads have the addresses of. CuTe counts bits. */
+template <class Registers, class Rows>
+static void matrices(const char *name, Registers registers, Rows rows)
+{
+    for (int t = 0; t < 32; t++)
+        need(int(rows(t, 0)) == 128 * t && int(rows(t, 127)) == 128 * t + 127, "a row per thread");
+    fragment(name, "registers", 8, 32, 8, [&](int t, int v) { return int(registers(t, 16 * v)) / 16; });
 }
 
 /* Byte offsets of the 16-byte chunks of an operand [64 mn, k of one row of the pattern]: a line per row of memory. */
@@ -86,6 +102,12 @@ int main(int argc, char **argv)
     if (!strcmp(table, "fragments")) {
         fragments<SM80_16x8x16_F32BF16BF16F32_TN>("mma_m16n8k16_bf16", false);
         fragments<SM89_16x8x32_F32E4M3E4M3F32_TN>("mma_m16n8k32_e4m3", false);
+        using load = Copy_Traits<SM75_U32x4_LDSM_N>;
+        using load_trans = Copy_Traits<SM75_U16x8_LDSM_T>;
+        using store = Copy_Traits<SM90_U32x4_STSM_N>;
+        matrices("ldmatrix_x4", load::DstLayout{}, load::SrcLayout{});
+        matrices("ldmatrix_x4_trans", load_trans::DstLayout{}, load_trans::SrcLayout{});
+        matrices("stmatrix_x4", store::SrcLayout{}, store::DstLayout{});
         fragments<SM90_64x64x16_F32BF16BF16_RS<GMMA::Major::K, GMMA::Major::K>>("wgmma_m64n64k16_bf16", true);
         fragments<SM90_64x256x16_F32BF16BF16_RS<GMMA::Major::K, GMMA::Major::K>>("wgmma_m64n256k16_bf16",
                                                                                  true);

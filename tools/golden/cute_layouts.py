@@ -16,7 +16,8 @@ OUT = HERE.parents[1] / "tests" / "golden" / "layouts"
 
 HEADERS = {
     "fragments": """# Which element of an operand a thread's registers hold: element e of thread t is number threads[t] + elements[e],
-# which is row + rows * column (a: k is the column; b: rows are n, k is the column).
+# which is row + rows * column (a: k is the column; b: rows are n, k is the column; ldmatrix, stmatrix: the column is the thread that
+# has the address, the row the element of 16 bits that lies there).
 # Two lines each: threads, elements. Made by tools/golden/cute_layouts.py from {package}.
 """,
     "shared": """# Where wgmma's operands lie in shared memory, with a swizzle of so many bytes. k: 64 rows (mn) of the pattern's width in k.
