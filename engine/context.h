@@ -3,7 +3,7 @@
 #ifndef KLEIN_CONTEXT_H
 #define KLEIN_CONTEXT_H
 
-#include "pipeline.h"
+#include "cache.h"
 #include "../kernels/predict.h"
 #include "../weights/tokenizer.h"
 
@@ -13,6 +13,7 @@ struct klein {
     struct tokenizer *tokenizer; /* NULL for random weights: token ids are then made up */
     struct device *device;
     enum dtype act;
+    struct plan_cache plans;
 };
 
 /* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on

@@ -15,6 +15,7 @@ struct generation {
     struct klein_result *result;
     struct settled settled;
     struct job job;
+    struct run run;
     double total_flops;
     int32_t *ids[2];
     float **start, **latents;
@@ -22,6 +23,11 @@ struct generation {
 
     struct klein_progress progress;
     double stage_begin, begin;
+    struct span { /* of a stage, between two marks of the device */
+        enum klein_stage stage;
+        int from, to;
+    } spans[DEVICE_MARKS / 2];
+    int n_spans;
     op_observer *observer;
     void *observer_user;
 };
@@ -39,6 +45,19 @@ __attribute__((format(printf, 2, 3))) static void warn(struct klein_result *resu
 
 /* --- hooks of the run ----------------------------------------------------------------------------------- */
 
+/* On a device that works on after an op was issued, a stage's time is that between two marks in its stream. A request that is one graph
+ * has none: its stages are then 0. */
+static void mark_stage(struct generation *g, enum klein_stage stage, int step, int finished)
+{
+    struct run *r = &g->run;
+    int last = stage != KLEIN_STAGE_DENOISE || step == g->settled.steps - 1;
+    if (r->walked || !run_ok(r) || g->n_spans == DEVICE_MARKS / 2 || (finished && !last)) return;
+    struct span *span = &g->spans[g->n_spans];
+    *span = (struct span){stage, 2 * g->n_spans, 2 * g->n_spans + 1};
+    r->dev->mark(r->dev, finished ? span->to : span->from, &r->err);
+    g->n_spans += finished;
+}
+
 static void on_event(void *user, enum klein_stage stage, int image, int step, int finished)
 {
     struct generation *g = user;
@@ -46,9 +65,13 @@ static void on_event(void *user, enum klein_stage stage, int image, int step, in
     p->stage = stage;
     p->image = image;
     p->step = stage == KLEIN_STAGE_DENOISE ? step + finished : 0;
-    double time = clock_seconds();
-    if (finished) g->result->seconds[stage] += time - g->stage_begin;
-    g->stage_begin = time;
+    if (g->run.dev->mark) {
+        mark_stage(g, stage, step, finished);
+    } else {
+        double time = clock_seconds();
+        if (finished) g->result->seconds[stage] += time - g->stage_begin;
+        g->stage_begin = time;
+    }
     /* The encoder is not needed again in this call: its mapped pages may leave memory (a later call maps them
      * back in). */
     if (stage == KLEIN_STAGE_TEXT && finished) checkpoint_drop_pages(g->k->checkpoint, PART_TEXT);
@@ -258,28 +281,65 @@ static enum klein_status check_finite(const struct generation *g, struct klein_e
     return KLEIN_OK;
 }
 
-static enum klein_status run_job(struct generation *g, size_t arena_bytes, struct klein_error *err)
+static struct shape shape_of(const struct generation *g)
+{
+    const struct settled *s = &g->settled;
+    struct shape shape = {.width = s->width,
+                          .height = s->height,
+                          .steps = s->steps,
+                          .guided = s->guided,
+                          .embeds = s->prompt_embeds != NULL,
+                          .whole = g->request->graph == KLEIN_GRAPH_REQUEST && s->images == 1,
+                          .n_references = s->n_references,
+                          .guidance = s->guidance};
+    for (int i = 0; i < s->n_references; i++) {
+        shape.reference[i][0] = s->references[i].width;
+        shape.reference[i][1] = s->references[i].height;
+    }
+    return shape;
+}
+
+/* What the request's shape costs: as planned before, or now. */
+static enum klein_status find_plan(struct generation *g, struct cached_plan **out, struct klein_error *err)
+{
+    struct klein *k = g->k;
+    struct shape shape = shape_of(g);
+    struct plan plan;
+    if ((*out = cache_find(&k->plans, &shape))) return KLEIN_OK;
+    TRY(plan_make(k->model->cfg, k->act, g->request, &plan, err));
+    struct plan_stage *stage = plan.stage;
+    double once = stage[KLEIN_STAGE_TEXT].flops + stage[KLEIN_STAGE_REFERENCES].flops,
+           each = (stage[KLEIN_STAGE_DENOISE].flops + stage[KLEIN_STAGE_DECODE].flops) / g->settled.images;
+    size_t bytes = plan.arena_bytes;
+    plan_free(&plan);
+    if (!(*out = cache_add(&k->plans, k->device, &shape, err))) return err->status;
+    (*out)->bytes = bytes;
+    (*out)->flops = once;
+    (*out)->flops_per_image = each;
+    return KLEIN_OK;
+}
+
+static enum klein_status run_job(struct generation *g, struct cached_plan *plan, struct klein_error *err)
 {
     struct device *dev = g->k->device;
-    void *memory = dev->alloc(dev, arena_bytes);
-    if (!memory)
-        return fail(err, KLEIN_E_NO_MEMORY,
-                    "%dx%d needs %.2f GiB of working memory, which %s does not have; try a smaller size or "
-                    "fewer references",
-                    g->settled.width, g->settled.height, (double)arena_bytes / 0x1p30, dev->name);
     struct arena arena;
-    arena_over(&arena, memory, arena_bytes);
-    struct run r = {.dev = dev,
-                    .arena = &arena,
-                    .act = g->k->act,
-                    .hook_user = g,
-                    .poll = on_poll,
-                    .observe = g->observer ? on_op : NULL,
-                    .tap = g->request->tap ? on_tap : NULL,
-                    .tap_blocks = g->request->tap && g->request->tap_blocks};
-    pipeline_run(&r, g->k->model, &g->job, NULL);
-    dev->free(dev, memory, arena_bytes);
-    if (!run_ok(&r)) return fail(err, r.err.status, "%s", r.err.message);
+    struct run *r = &g->run;
+    TRY(cache_take_memory(&g->k->plans, dev, plan, err));
+    arena_over(&arena, plan->memory, plan->bytes);
+    *r = (struct run){.dev = dev,
+                      .arena = &arena,
+                      .act = g->k->act,
+                      .hook_user = g,
+                      .poll = on_poll,
+                      .observe = g->observer ? on_op : NULL,
+                      .tap = g->request->tap ? on_tap : NULL,
+                      .tap_blocks = g->request->tap && g->request->tap_blocks};
+    pipeline_run(r, g->k->model, &g->job, g->request->graph == KLEIN_GRAPH_OFF ? NULL : &plan->stages);
+    if (dev->wait) dev->wait(dev, &r->err);
+    for (int i = 0; i < g->n_spans && run_ok(r); i++)
+        g->result->seconds[g->spans[i].stage] += dev->between(dev, g->spans[i].from, g->spans[i].to);
+    cache_trim(&g->k->plans, dev, plan);
+    if (!run_ok(r)) return fail(err, r->err.status, "%s", r->err.message);
     g->progress.fraction = 1;
     if (g->request->progress) g->request->progress(g->request->progress_user, &g->progress);
     return check_finite(g, err);
@@ -300,11 +360,9 @@ static enum klein_status generate(struct generation *g, struct klein_error *err)
     if (config->distilled && q->guidance && q->guidance != g->settled.guidance)
         warn(result, "guidance %g is ignored: this model is step-distilled", (double)q->guidance);
 
-    struct plan plan;
-    TRY(plan_make(config, g->k->act, q, &plan, err));
-    for (int s = 0; s < KLEIN_STAGE_COUNT; s++) g->total_flops += plan.stage[s].flops;
-    size_t arena_bytes = plan.arena_bytes;
-    plan_free(&plan);
+    struct cached_plan *plan;
+    TRY(find_plan(g, &plan, err));
+    g->total_flops = plan->flops + plan->flops_per_image * g->settled.images;
 
     TRY(make_text(g, err));
     TRY(make_references(g, err));
@@ -318,7 +376,7 @@ static enum klein_status generate(struct generation *g, struct klein_error *err)
     g->job.rgb = g->rgb;
     g->job.event = on_event;
     g->job.event_user = g;
-    return run_job(g, arena_bytes, err);
+    return run_job(g, plan, err);
 }
 
 enum klein_status context_generate(struct klein *k, const struct klein_request *request,

@@ -17,15 +17,48 @@ static enum klein_status read_options(const struct klein_open_options *from, str
     return KLEIN_OK;
 }
 
+/* The bytes of a model's weights on a device, with room for a picture beside them. */
+static double weight_bytes(const struct model_config *config)
+{
+    struct klein_error err = {0};
+    struct checkpoint *shapes = NULL;
+    struct checkpoint_entry e;
+    double bytes = (double)(1u << 30);
+    if (checkpoint_shapes(config, &shapes, &err) == KLEIN_OK) model_visit(shapes, &err);
+    for (int i = 0; shapes && checkpoint_entries(shapes, i, &e); i++) {
+        double n = 2;
+        for (int d = 0; d < e.ndim; d++) n *= (double)e.shape[d];
+        bytes += n;
+    }
+    checkpoint_close(shapes);
+    return bytes;
+}
+
+/* "auto": a GPU that can hold the model, else the processor. */
+static enum klein_status open_best(struct klein *k, const struct device_options *options,
+                                   struct klein_error *err)
+{
+    struct klein_error none = {0};
+    if (device_open("cuda", options, &k->device, &none) == KLEIN_OK) {
+        if ((double)k->device->memory >= weight_bytes(checkpoint_config(k->checkpoint))) return KLEIN_OK;
+        device_close(k->device);
+    }
+    return device_open("cpu", options, &k->device, err);
+}
+
 static enum klein_status open_device(struct klein *k, const struct klein_open_options *o,
                                      struct klein_error *err)
 {
-    const char *name = !o->device || !strcmp(o->device, "auto") ? "cpu" : o->device;
+    struct device_options options = {.threads = o->threads};
     if (o->threads < 0 || o->threads > 4096)
         return fail(err, KLEIN_E_USAGE, "%d threads: must be from 1 to 4096 (0: all)", o->threads);
-    TRY(device_open(name, &(struct device_options){.threads = o->threads}, &k->device, err));
+    if (!o->device || !strcmp(o->device, "auto"))
+        TRY(open_best(k, &options, err));
+    else
+        TRY(device_open(o->device, &options, &k->device, err));
     if (!k->device->computes)
-        return fail(err, KLEIN_E_NO_DEVICE, "device \"%s\" computes nothing: it only plans", name);
+        return fail(err, KLEIN_E_NO_DEVICE, "device \"%s\" computes nothing: it only plans", o->device);
+    k->plans.budget = o->plan_bytes ? o->plan_bytes : k->device->memory / 4;
     k->act = o->dtype == KLEIN_DTYPE_F32 ? DT_F32 : o->dtype == KLEIN_DTYPE_BF16 ? DT_BF16 : k->device->act;
     return KLEIN_OK;
 }
@@ -86,6 +119,7 @@ EXPORT void klein_close(struct klein *k)
 {
     if (!k) return;
     tokenizer_close(k->tokenizer);
+    cache_close(&k->plans, k->device);
     device_close(k->device);
     checkpoint_close(k->checkpoint);
     free(k->model);

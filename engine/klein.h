@@ -23,6 +23,10 @@ extern "C" {
 
 struct klein; /* an open model on a device */
 
+/* What a GPU launches as one: the stages of a request (text, references, one step, decode), the whole request (for one image; it cannot
+ * be cancelled on the way), or each op. The results are the same, bit for bit. */
+enum klein_graph { KLEIN_GRAPH_STAGES, KLEIN_GRAPH_REQUEST, KLEIN_GRAPH_OFF };
+
 enum klein_dtype { KLEIN_DTYPE_AUTO, KLEIN_DTYPE_F32, KLEIN_DTYPE_BF16 };
 enum klein_variant { KLEIN_VARIANT_AUTO, KLEIN_VARIANT_DISTILLED, KLEIN_VARIANT_BASE };
 /* Noise of a seed: what torch.randn gives with torch.Generator("cpu").manual_seed(seed), drawn as [1, 128,
@@ -37,10 +41,14 @@ struct klein_open_options {
     const char *text_encoder; /* a folder with the tokenizer beside or inside, or a file (then the tokenizer
                                  is taken from `model`) */
     const char *vae;
-    const char *device; /* "cpu", "ref"; NULL or "auto": the best there is */
-    int threads;        /* 0: all */
+    const char *
+        device; /* "cpu"; "cuda" or "cuda:1", an NVIDIA GPU; "soft", the GPU's code on the host, slow; "ref". NULL or "auto": a GPU
+                           that can hold the model, else the processor */
+    int threads; /* 0: all */
     enum klein_dtype dtype;
     enum klein_variant variant;
+    size_t
+        plan_bytes; /* of working memory that a GPU keeps for the shapes of requests it has seen; 0: a quarter of its memory */
 };
 
 /* Maps the weights and checks every tensor it will use; reads none of their data yet. *out is NULL on
@@ -107,6 +115,7 @@ struct klein_request {
     void (*tap)(void *user, const struct klein_tap *t);
     void *tap_user;
     int tap_blocks;
+    enum klein_graph graph;
 };
 
 struct klein_result {

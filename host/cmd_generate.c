@@ -256,6 +256,7 @@ static enum klein_status prepare(struct generation *g, struct klein_error *err)
                                         .guidance = s->guidance,
                                         .images = s->images ? s->images : 1,
                                         .noise = (enum klein_noise)s->noise,
+                                        .graph = (enum klein_graph)s->device.graph,
                                         .tap_blocks = s->dump_blocks};
     g->output = (struct output){s->output, (enum image_format)s->format, g->request.images};
     TRY(check_settings(s, err));

@@ -31,6 +31,9 @@ const struct cli_option device_options[] = {
      .standard = "the best there is"},
     {0, "threads", "N", CLI_INT, AT(threads), .help = "processor threads", .standard = "all",
      CLI_RANGE(1, 1024)},
+    {0, "graph", "WHAT", CLI_CHOICE, AT(graph),
+     .help = "what a GPU launches as one: the stages, the whole request, or (off) each operation",
+     .standard = "stages", .choices = "stages|request|off"},
     {0},
 };
 

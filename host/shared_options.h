@@ -15,6 +15,7 @@ struct device_settings {
     const char *device;
     int dtype; /* enum klein_dtype */
     int threads;
+    int graph; /* enum klein_graph */
 };
 struct message_settings {
     int quiet, verbose;

@@ -12,6 +12,8 @@ struct device_options {
  * [cout, cin * ksize * ksize] in OIHW. */
 enum weight_kind { WEIGHT_VECTOR, WEIGHT_MATRIX, WEIGHT_CONV_1X1, WEIGHT_CONV_3X3 };
 
+enum { DEVICE_MARKS = 512 };
+
 /* Recording ops, to launch them again as one. Between begin and end nothing runs, and nothing but ops and `copy` is called. */
 struct device_graphs {
     enum klein_status (*begin)(struct device *dev, struct klein_error *err);
@@ -31,6 +33,7 @@ struct device {
     enum dtype act;        /* fastest activation dtype it supports: what --dtype auto takes */
     int computes;          /* 0: the null device; nothing may read its memory */
     int threads;
+    size_t memory; /* bytes of its own in all; 0: the host's */
     void (*close)(struct device *dev);
     /* Device memory, ARENA_ALIGN-aligned, contents undefined (tests fill it with NaN). NULL when there is
      * none. */
@@ -50,6 +53,11 @@ struct device {
     enum klein_status (*place)(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
                                struct klein_error *err);
     const struct device_graphs *graphs; /* NULL: ops run at once, there is nothing to gain */
+    /* Devices whose ops return before they are done (else NULL): waits for all of them; notes the time in the order of the ops, as number
+     * i < DEVICE_MARKS; the seconds between two marks, once both were waited for (-1: one was never made). */
+    enum klein_status (*wait)(struct device *dev, struct klein_error *err);
+    enum klein_status (*mark)(struct device *dev, int i, struct klein_error *err);
+    double (*between)(struct device *dev, int from, int to);
 };
 
 /* Opens a backend: "cpu", "ref", "null"; "cuda" or "cuda:N", an NVIDIA GPU; "soft" or "soft:N", the same code on a GPU made of

@@ -80,6 +80,32 @@ static enum klein_status pace(struct device *dev, struct klein_error *err)
     return cuda->paces++ ? gpu_event_sync(cuda->gpu, before, err) : KLEIN_OK;
 }
 
+/* ---- time ----------------------------------------------------------------------------------------------- */
+
+static enum klein_status cuda_wait(struct device *dev, struct klein_error *err)
+{
+    return gpu_sync(gpu_of(dev), err);
+}
+
+static enum klein_status cuda_mark(struct device *dev, int i, struct klein_error *err)
+{
+    struct cuda_device *cuda = (struct cuda_device *)dev;
+    CHECK(i >= 0 && i < DEVICE_MARKS);
+    if (!cuda->marks[i]) TRY(gpu_event_open(cuda->gpu, 1, &cuda->marks[i], err));
+    return gpu_event_record(cuda->gpu, cuda->marks[i], err);
+}
+
+static double cuda_between(struct device *dev, int from, int to)
+{
+    struct cuda_device *cuda = (struct cuda_device *)dev;
+    struct klein_error err = {0};
+    float milliseconds;
+    if (!cuda->marks[from] || !cuda->marks[to] ||
+        gpu_event_elapsed(cuda->gpu, cuda->marks[from], cuda->marks[to], &milliseconds, &err) != KLEIN_OK)
+        return -1;
+    return (double)milliseconds / 1e3;
+}
+
 const struct device_graphs cuda_graphs = {
     .begin = graph_begin, .end = graph_end, .launch = graph_launch, .free = graph_free, .pace = pace};
 
@@ -93,6 +119,8 @@ static void cuda_close(struct device *dev)
         gpu_free(cuda->gpu, cuda->scratch);
         for (int i = 0; i < 2; i++)
             if (cuda->pace[i]) gpu_event_close(cuda->gpu, cuda->pace[i]);
+        for (int i = 0; i < DEVICE_MARKS; i++)
+            if (cuda->marks[i]) gpu_event_close(cuda->gpu, cuda->marks[i]);
     }
     gpu_close(cuda->gpu);
     if (cuda->cu.library) driver_close(&cuda->cu);
@@ -108,6 +136,7 @@ static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal,
         return fail(err, KLEIN_E_UNSUPPORTED,
                     "%s has compute capability %d.%d: klein needs 8.0 (Ampere) or later; use --device cpu",
                     g->name, g->arch / 10, g->arch % 10);
+    cuda->base.memory = g->memory;
     TRY(gpu_alloc(g, CUDA_SCRATCH, &cuda->scratch, err));
     for (int i = 0; i < 2; i++) TRY(gpu_event_open(g, 0, &cuda->pace[i], err));
     snprintf(cuda->base.description, sizeof cuda->base.description,
@@ -133,6 +162,9 @@ enum klein_status cuda_open(const struct device_options *options, int soft, int 
                                  .download = cuda_download,
                                  .copy = cuda_copy,
                                  .place = cuda_place,
+                                 .wait = cuda_wait,
+                                 .mark = cuda_mark,
+                                 .between = cuda_between,
                                  .graphs = &cuda_graphs};
     enum klein_status status = set_up(cuda, soft, ordinal, err);
     if (status != KLEIN_OK) {

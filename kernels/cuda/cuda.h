@@ -16,6 +16,7 @@ struct cuda_device {
     struct placed *placed;
     CUevent pace[2]; /* the ends of the last two calls of graphs->pace */
     int paces;
+    CUevent marks[DEVICE_MARKS]; /* NULL: not made */
 };
 /* Bounds what an op may need beside its operands, whatever their size; the ops that need any work in bands. */
 #define CUDA_SCRATCH ((size_t)64 << 20)

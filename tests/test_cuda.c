@@ -1,0 +1,166 @@
+/* The GPU backend end to end on the soft GPU, with the demo checkpoint: graphs against single launches, what happens between the launches
+ * of a request, plans that are kept, cancelling, errors. The networks against goldens: test_models.c and test_pipeline.c; what pictures
+ * show: test_nano.c; the kernels: test_kernels_*.c. */
+#include "support/support.h"
+
+#include "../engine/context.h"
+#include "../kernels/soft/softgpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct klein_error err;
+
+static struct klein *open_nano(const char *device, size_t plan_bytes)
+{
+    struct klein *k;
+    struct klein_open_options o = {.size = sizeof o,
+                                   .model = KLEIN_SOURCE_DIR "/weights/nano",
+                                   .device = test_device(device),
+                                   .threads = 1,
+                                   .plan_bytes = plan_bytes};
+    OK(klein_open(&o, &k, &err));
+    return k;
+}
+
+/* A quarter of the demo checkpoint's picture, to be quick. */
+static struct klein_request small(uint64_t seed)
+{
+    return (struct klein_request){.size = sizeof(struct klein_request),
+                                  .prompt = "a red balloon on a wooden table",
+                                  .width = 64,
+                                  .height = 64,
+                                  .steps = 4,
+                                  .seed = seed};
+}
+
+static uint64_t picture(struct klein *k, const struct klein_request *q)
+{
+    struct klein_result result;
+    OK(klein_generate(k, q, &result, &err));
+    uint64_t hash = result.latent_hashes[0] * 31 +
+                    fnv1a(result.images[0].rgb, (size_t)result.width * (size_t)result.height * 3);
+    klein_result_free(&result);
+    return hash;
+}
+
+/* Requests that differ in all that a graph may not remember. */
+static struct klein_request varied(int i)
+{
+    static const char *const prompts[] = {"a red balloon on a wooden table", "a heart",
+                                          "two green stars in the night sky, one on the left"};
+    static const float sigmas[] = {1, 0.9f, 0.5f, 0.2f};
+    struct klein_request q = small((uint64_t)i);
+    q.prompt = prompts[i % 3];
+    if (i % 2) q.sigmas = sigmas;
+    return q;
+}
+
+static void check_graphs(const char *device)
+{
+    uint64_t want[3];
+    struct klein *k = open_nano(device, 0);
+    for (int i = 0; i < 3; i++) {
+        struct klein_request q = varied(i);
+        q.graph = KLEIN_GRAPH_OFF;
+        want[i] = picture(k, &q);
+    }
+    cr_assert(want[0] != want[1] && want[1] != want[2]);
+    for (int graph = KLEIN_GRAPH_STAGES; graph <= KLEIN_GRAPH_REQUEST; graph++)
+        for (int i = 0; i < 4; i++) { /* as ops, captured, replayed */
+            struct klein_request q = varied(i % 3);
+            q.graph = (enum klein_graph)graph;
+            cr_assert(picture(k, &q) == want[i % 3], "%s: request %d with graph %d differs", device, i,
+                      graph);
+        }
+    klein_close(k);
+}
+
+Test(cuda, graphs_give_the_same_bytes_sm_90a)
+{
+    check_graphs("soft sm_90a");
+}
+
+Test(cuda, graphs_give_the_same_bytes_sm_80)
+{
+    check_graphs("soft sm_80");
+}
+
+static int cancel_at_half(void *user, const struct klein_progress *p)
+{
+    ++*(int *)user;
+    return p->fraction > 0.5;
+}
+
+Test(cuda, cancelled_between_steps_and_usable_after)
+{
+    struct klein *k = open_nano("soft sm_90a", 0);
+    struct klein_request q = small(1), cancelled = q;
+    struct klein_result result;
+    uint64_t want = picture(k, &q);
+    int polls = 0;
+    cancelled.progress = cancel_at_half;
+    cancelled.progress_user = &polls;
+    for (int i = 0; i < 3; i++)
+        FAILS(klein_generate(k, &cancelled, &result, &err), KLEIN_E_CANCELLED, "cancelled");
+    cr_assert(polls > 3);
+    cr_assert(picture(k, &q) == want);
+    klein_close(k);
+}
+
+/* Several images of one call, references, and shapes that take turns in little memory: the same as each alone. */
+Test(cuda, plans_are_kept_and_dropped)
+{
+    struct klein *k = open_nano("soft sm_90a", 1); /* a byte: no plan survives its request */
+    uint8_t *rgb = malloc(64 * 64 * 3);
+    cr_assert(rgb);
+    for (int i = 0; i < 64 * 64 * 3; i++) rgb[i] = (uint8_t)(i * 7 % 251);
+    struct klein_image reference = {64, 64, rgb};
+    struct klein_request q = small(3), wide = small(3), edit = small(3);
+    wide.width = 96;
+    edit.references = &reference;
+    edit.n_references = 1;
+    edit.prompt = "make it green";
+    uint64_t want[3] = {picture(k, &q), picture(k, &wide), picture(k, &edit)};
+    cr_assert(want[0] != want[2]);
+    cr_assert(picture(k, &q) == want[0] && k->plans.hits == 1);
+    klein_close(k);
+
+    k = open_nano("soft sm_90a", 0);
+    for (int i = 0; i < 2; i++)
+        cr_assert(picture(k, &q) == want[0] && picture(k, &wide) == want[1] && picture(k, &edit) == want[2]);
+    cr_assert(k->plans.requests == 6 && k->plans.hits == 3 && k->plans.plans == 3);
+    struct klein_result result;
+    q.images = 3;
+    q.seed = 2;
+    OK(klein_generate(k, &q, &result, &err));
+    q = small(3);
+    cr_assert(result.latent_hashes[1] * 31 + fnv1a(result.images[1].rgb, 64 * 64 * 3) == want[0]);
+    klein_result_free(&result);
+    klein_close(k);
+    free(rgb);
+}
+
+Test(cuda, devices_that_are_not_there)
+{
+    struct device *dev;
+    setenv("KLEIN_SOFT", "sm_90a:2", 1);
+    FAILS(device_open("soft:2", &(struct device_options){0}, &dev, &err), KLEIN_E_NO_DEVICE, "2");
+    OK(device_open("soft:1", &(struct device_options){0}, &dev, &err));
+    cr_assert(!strcmp(dev->name, "soft") && dev->act == DT_BF16 && dev->memory > 0);
+    device_close(dev);
+    FAILS(device_open("soft:x", &(struct device_options){0}, &dev, &err), KLEIN_E_NO_DEVICE,
+          "does not exist");
+    FAILS(device_open("cpu:1", &(struct device_options){0}, &dev, &err), KLEIN_E_NO_DEVICE, "does not exist");
+}
+
+/* A card that is too small for the weights: an error with what is free, and nothing left behind. */
+Test(cuda, weights_that_do_not_fit)
+{
+    struct klein *k;
+    setenv("KLEIN_SOFT", "sm_90a", 1);
+    setenv("KLEIN_SOFT_MEMORY", "72", 1);
+    struct klein_open_options o = {
+        .size = sizeof o, .model = KLEIN_SOURCE_DIR "/weights/nano", .device = "soft"};
+    FAILS(klein_open(&o, &k, &err), KLEIN_E_NO_MEMORY, "are free");
+}
