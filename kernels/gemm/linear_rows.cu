@@ -10,11 +10,11 @@ template <int rows>
 DEVICE void linear_rows(const linear_rows_args &args)
 {
     enum { EACH = LINEAR_ROWS_EACH };
+    grid_wait();
     const int n0 = block_x() * LINEAR_ROWS_BLOCK + warp_index() * EACH;
     if (n0 >= args.n) return; /* the whole warp */
     const matrix x = {const_cast<float *>(args.x), args.ldx, ELEMENT_F32};
     float sum[EACH][rows] = {};
-    grid_wait();
     for (int k = 8 * lane_index(); k < args.k; k += 256) {
         packed<bf16, 8> w[EACH] = {};
         UNROLL

@@ -73,10 +73,10 @@ DEVICE float at(const matrix &m, int64_t row, int64_t column)
 
 KERNEL(linear_simple_finish, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
 {
+    grid_wait();
     const int64_t index = (int64_t)block_x() * LINEAR_SIMPLE_THREADS + thread_index();
     const int row = (int)(index / args.cols), column = (int)(index - (int64_t)row * args.cols);
     if (row >= args.rows) return;
-    grid_wait();
     const float *z = args.z + row * args.ldz + column;
     float f = float_from_bits(ld_global_4(z + args.w));
     if (args.bias.ptr) f += at(args.bias, 0, column);
@@ -89,11 +89,11 @@ KERNEL(linear_simple_finish, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
 
 KERNEL(linear_simple_rope, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
 {
+    grid_wait();
     const int heads = args.cols / args.head_dim, pairs = args.head_dim / 2;
     const int64_t index = (int64_t)block_x() * (LINEAR_SIMPLE_THREADS / 32) + warp_index();
     const int row = (int)(index / heads), head = (int)(index - (int64_t)row * heads);
     if (row >= args.rows) return; /* the whole warp */
-    grid_wait();
     const float *z = args.z + row * args.ldz + args.w + head * args.head_dim;
     float squares = 0;
     for (int i = lane_index(); i < args.head_dim; i += 32) {

@@ -28,9 +28,9 @@ DEVICE void store_quantised(const quantise_args &args, int row, int column, cons
 
 KERNEL(quantise_sm89_bf16, quantise_args, QUANTISE_THREADS, 2)
 {
+    grid_wait();
     const int row = block_x() * QUANTISE_ROWS + warp_index(), first = lane_index() * VECTOR;
     if (row >= args.rows) return; /* the whole warp */
-    grid_wait();
     packed<bf16, VECTOR> x[HELD] = {};
     UNROLL
     for (int i = 0; i < HELD; i++)
