@@ -148,6 +148,13 @@ Test(kernels_linear, cases_sm120)
     cr_assert(matrix >= MATRIX_CASES - 2, "%d", matrix);
 }
 
+Test(kernels_linear, cases_sm90a)
+{
+    place_vectors = 1;
+    const int matrix = check_cases("sm_90a", DT_BF16, 13, SOFTGPU_RANDOM);
+    cr_assert(matrix >= MATRIX_CASES, "%d", matrix);
+}
+
 Test(kernels_linear, cases_with_vectors_of_any_type)
 {
     check_cases("sm_80", DT_BF16, 7, SOFTGPU_RANDOM);
@@ -186,6 +193,16 @@ Test(kernels_linear, large_tiles_three_stages)
 Test(kernels_linear, small_tiles)
 {
     check_forced("gemm_sm80_linear_64x128_s2,gemm_sm80_qkv_64x128_s2", "sm_80", 2, SOFTGPU_LATE);
+}
+
+Test(kernels_linear, wgmma_largest_tiles)
+{
+    check_forced("gemm_linear_sm90_192x192,gemm_qkv_sm90_128x256", "sm_90a", 3, SOFTGPU_LATE);
+}
+
+Test(kernels_linear, wgmma_middle_tiles)
+{
+    check_forced("gemm_linear_sm90_128x256,gemm_qkv_sm90_128x128", "sm_90a", 8, SOFTGPU_NOW);
 }
 
 Test(kernels_linear, single_block_input_of_real_width)
@@ -650,7 +667,11 @@ Test(kernels_linear, pick)
          "gemm_sm80_linear_64x128_s2"}, /* 144 large tiles: 2 rounds */
         {89, 128, 101376, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
         {120, 170, 101376, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
-        {90, 132, 232448, GEMM_LINEAR, {512, 4096}, 3072, "gemm_sm80_linear_128x128_s3"},
+        {90, 132, 232448, GEMM_LINEAR, {512, 4096}, 3072, "gemm_linear_sm90_128x192"},
+        {90, 132, 232448, GEMM_LINEAR, {4608, 0}, 3072, "gemm_linear_sm90_192x192"},
+        {90, 132, 232448, GEMM_LINEAR, {512, 0}, 2560, "gemm_linear_sm90_64x192"}, /* the encoder */
+        {90, 132, 232448, GEMM_QKV, {4608, 0}, 27648, "gemm_qkv_sm90_128x256"},
+        {90, 132, 232448, 1 << LINEAR_SEGMENT_PLAIN, {4608, 0}, 27648, "gemm_linear_sm90_128x256"},
         {100, 148, 232448, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
     };
     const struct gemm_variant *v;

@@ -34,14 +34,14 @@ static const struct gemm_variant variants[] = {
     WGMMA("gemm_linear_sm90_128x256", GEMM_LINEAR, DT_BF16, 0, 128, 256, 2.2),
     WGMMA("gemm_linear_sm90_192x192", GEMM_LINEAR, DT_BF16, 0, 192, 192, 2.2),
     WGMMA("gemm_linear_sm90_128x192", GEMM_LINEAR, DT_BF16, 0, 128, 192, 2.1),
-    WGMMA("gemm_linear_sm90_128x128", GEMM_LINEAR, DT_BF16, 0, 128, 128, 1.9),
+    WGMMA("gemm_linear_sm90_128x128", GEMM_LINEAR, DT_BF16, 0, 128, 128, 1.95),
     WGMMA("gemm_linear_sm90_64x192", GEMM_LINEAR, DT_BF16, 0, 64, 192, 1.6),
     WGMMA("gemm_qkv_sm90_128x256", GEMM_QKV, DT_BF16, 0, 128, 256, 2.2),
-    WGMMA("gemm_qkv_sm90_128x128", GEMM_QKV, DT_BF16, 0, 128, 128, 1.9),
+    WGMMA("gemm_qkv_sm90_128x128", GEMM_QKV, DT_BF16, 0, 128, 128, 1.95),
     WGMMA("gemm_linear_e4m3_sm90_128x256", GEMM_LINEAR, DT_F8E4M3, 0, 128, 256, 2.2),
-    WGMMA("gemm_linear_e4m3_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 0, 128, 128, 1.9),
+    WGMMA("gemm_linear_e4m3_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 0, 128, 128, 1.95),
     WGMMA("gemm_qkv_e4m3_sm90_128x256", GEMM_QKV, DT_F8E4M3, 0, 128, 256, 2.2),
-    WGMMA("gemm_qkv_e4m3_sm90_128x128", GEMM_QKV, DT_F8E4M3, 0, 128, 128, 1.9),
+    WGMMA("gemm_qkv_e4m3_sm90_128x128", GEMM_QKV, DT_F8E4M3, 0, 128, 128, 1.95),
     WGMMA("gemm_linear_e4m3_groups_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 1, 128, 128, 1.7),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
@@ -53,7 +53,8 @@ const struct gemm_variant *gemm_variant(int i)
 
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s)
 {
-    return v->type == s->type && v->groups == s->groups && !(s->kinds & ~v->kinds) &&
+    const int family = s->kinds & ~GEMM_LINEAR ? GEMM_QKV : GEMM_LINEAR; /* PLAIN may have a bias */
+    return v->type == s->type && v->groups == s->groups && v->kinds == family && !(s->kinds & ~family) &&
            (v->arch_exact ? s->arch == v->arch : s->arch >= v->arch) && (int)v->shared <= s->shared_max;
 }
 
