@@ -475,6 +475,35 @@ Test(kernels_conv, scratch_is_bounded)
     cr_assert(conv_scratch(&a) == 64 * 64 * 8 * 2);
 }
 
+/* 26 MiB in two bands, though there is memory for one. */
+Test(kernels_conv, bands_stay_in_the_l2)
+{
+    enum { H = 26, W = 2048 };
+    struct gpu_device *d = open_chip("sm_80", 0, SOFTGPU_NOW, 0);
+    struct tensor scratch = on_gpu(d, tensor_of(NULL, DT_F32, 1, 16 << 20));
+    struct conv_args a = {.x = on_gpu(d, tensor_of(NULL, DT_BF16, H * W, 256)),
+                          .w = on_gpu(d, conv_packed(8, 256, 1, DT_BF16)),
+                          .y = on_gpu(d, tensor_of(NULL, DT_BF16, H * W, 8)),
+                          .h = H,
+                          .w_px = W,
+                          .ksize = 1,
+                          .stride = 1,
+                          .norm = {.stats = on_gpu(d, tensor_of(NULL, DT_F32, 32, 2)),
+                                   .gamma = on_gpu(d, tensor_of(NULL, DT_F32, 1, 256)),
+                                   .beta = on_gpu(d, tensor_of(NULL, DT_F32, 1, 256))}};
+    OK(gpu_sync(d->gpu, &err));
+    softgpu_reset_counters();
+    OK(conv_launch(d->gpu, &a, scratch.ptr, 64 << 20, &err));
+    OK(gpu_sync(d->gpu, &err));
+    struct softgpu_counters n;
+    softgpu_read_counters(&n);
+    cr_assert(n.kernels == 4, "%d kernels", (int)n.kernels);
+    void *const all[] = {scratch.ptr,      a.x.ptr,          a.w.ptr,        a.y.ptr,
+                         a.norm.stats.ptr, a.norm.gamma.ptr, a.norm.beta.ptr};
+    for (int i = 0; i < 7; i++) gpu_free(d->gpu, all[i]);
+    device_close(&d->base);
+}
+
 Test(kernels_conv, refusals)
 {
     struct gpu_device *d = open_chip("sm_80", 0, SOFTGPU_LATE, 0);

@@ -97,14 +97,18 @@ static size_t row_bytes(const struct conv_args *a)
     return (size_t)a->w_px * (size_t)CONV_PADDED(a->x.cols) * dtype_size(a->x.dtype);
 }
 
+/* Of scratch that it is good to use. */
+static size_t band_bytes(const struct conv_args *a)
+{
+    const size_t whole = (size_t)a->h * row_bytes(a),
+                 one = (size_t)rows_read(a, rows_at_least(a)) * row_bytes(a);
+    return whole < BAND_BYTES ? whole : one > BAND_BYTES ? one : BAND_BYTES;
+}
+
 size_t conv_scratch(const struct conv_args *a)
 {
     if (!goes_through_scratch(a)) return 0;
-    const size_t whole = (size_t)a->h * row_bytes(a),
-                 one = (size_t)rows_read(a, rows_at_least(a)) * row_bytes(a);
-    size_t bytes = whole < BAND_BYTES ? whole : BAND_BYTES;
-    if (bytes < one) bytes = one;
-    return bytes < SCRATCH_MAX ? bytes : SCRATCH_MAX;
+    return band_bytes(a) < SCRATCH_MAX ? band_bytes(a) : SCRATCH_MAX;
 }
 
 /* Rows of y whose input fits into `bytes`; 0 if there are none. */
@@ -264,7 +268,8 @@ enum klein_status conv_launch(struct gpu *g, const struct conv_args *a, void *sc
         const struct band all = band_of(a, 0, s.rows);
         return launch_band(g, v, &s, a, &all, a->x, err);
     }
-    const int rows = conv_band_rows(v, &s, rows_that_fit(a, scratch_bytes));
+    const int most = rows_that_fit(a, scratch_bytes < band_bytes(a) ? scratch_bytes : band_bytes(a));
+    const int rows = conv_band_rows(v, &s, most);
     for (int first = 0; first < s.rows; first += rows) {
         const struct band b = band_of(a, first, first + rows < s.rows ? rows : s.rows - first);
         struct tensor x;

@@ -14,8 +14,8 @@ enum klein_status conv_pack(struct gpu *g, struct tensor packed, struct tensor w
                             struct klein_error *err);
 
 /* Bytes that conv_launch needs, at most 40 MiB; may be 0. With a norm, or rows of x that are not 16-byte aligned, x goes through
- * scratch memory in bands of rows: small enough to stay in the L2 until they are read. Less than this serves too (more bands), more
- * too (fewer). */
+ * scratch memory in bands of rows: small enough to stay in the L2 until they are read, so it uses no more than this except for
+ * images that do not fit otherwise. Less serves too (more bands). */
 size_t conv_scratch(const struct conv_args *a);
 
 /* Launches the convolution in g's stream; a has passed ops_check_conv, and a->w is packed: see above. scratch: 16-byte aligned, free
