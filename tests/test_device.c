@@ -25,6 +25,8 @@ Test(device, every_backend_opens)
     for (const char *name; (name = device_backend(count)); count++) {
         struct klein_error err;
         struct device *dev;
+        if (!strcmp(name, "cuda") && device_open(name, NULL, &dev, &err) == KLEIN_E_NO_DEVICE)
+            continue; /* a machine without a GPU; test_cuda.c has the same device as "soft" */
         OK(device_open(name, NULL, &dev, &err));
         cr_expect_str_eq(dev->name, name);
         cr_expect(dev->description[0] && dev->threads >= 1);

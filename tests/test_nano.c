@@ -144,11 +144,12 @@ struct nano {
 };
 
 /* One thread: Criterion runs the tests beside each other, and the picture does not depend on it. */
-static struct nano *nano_open(void)
+static struct nano *nano_open_on(const char *device)
 {
     skip_without_checkpoint();
     struct klein_error err;
-    struct klein_open_options o = {.size = sizeof o, .model = checkpoint(), .device = "cpu", .threads = 1};
+    struct klein_open_options o = {
+        .size = sizeof o, .model = checkpoint(), .device = test_device(device), .threads = 1};
     struct nano *nano = calloc(1, sizeof *nano);
     cr_assert(nano);
     OK(klein_open(&o, &nano->model, &err));
@@ -164,6 +165,11 @@ static struct nano *nano_open(void)
         nano->shows[r] = shown_of(json_object_get(reference, "shows"));
     }
     return nano;
+}
+
+static struct nano *nano_open(void)
+{
+    return nano_open_on("cpu");
 }
 
 static void nano_close(struct nano *nano)
@@ -449,4 +455,41 @@ Test(nano, info_finds_it_whole_and_a_toy)
     json_t *info = program_json(OK_RUN("info", "--json", "-m", checkpoint()));
     cr_assert(json_is_true(json_object_get(info, "toy")));
     json_decref(info);
+}
+
+/* --- the GPU's code ---------------------------------------------------------------------------------------- */
+
+/* A few texts, an edit and a pair on the soft GPU, in bf16 as on a real one: they show what was asked for. One may be wrong: about as often
+ * as on the processor. */
+static void check_on_soft(const char *device, size_t texts, size_t others)
+{
+    static const char *const kinds[] = {"texts", "edits", "pairs"};
+    struct nano *nano = nano_open_on(device);
+    struct score score = {{0}, 0, 0};
+    for (int kind = 0; kind < 3; kind++) {
+        const json_t *all = json_object_get(nano->cases, kinds[kind]);
+        size_t n = kind == 0 ? texts : others;
+        for (size_t i = 0; i < n; i++) {
+            const json_t *one = json_array_get(all, i * json_array_size(all) / n);
+            struct klein_image references[2];
+            size_t count_ = json_array_size(json_object_get(one, "references"));
+            for (size_t k = 0; k < count_; k++) references[k] = nano->references[reference_of(nano, one, k)];
+            struct shown wanted = shown_of(json_object_get(one, "expect")),
+                         found = see(nano, text_of(one, "prompt"), 0, references, (int)count_);
+            count(&score, &found, &wanted, label(text_of(one, "prompt"), 0));
+        }
+    }
+    cr_expect(score.n > 0 && score.all >= score.n - 1, "%s: %d of %d pictures show what was asked for",
+              device, score.all, score.n);
+    nano_close(nano);
+}
+
+Test(nano, on_the_soft_gpu_as_sm_90a)
+{
+    check_on_soft("soft sm_90a", 3, 1);
+}
+
+Test(nano, on_the_soft_gpu_as_sm_80)
+{
+    check_on_soft("soft sm_80", 2, 0);
 }
