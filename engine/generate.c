@@ -81,7 +81,7 @@ static int on_poll(struct run *r)
 {
     struct generation *g = r->hook_user;
     g->progress.fraction = g->total_flops > 0 ? r->flops / g->total_flops : 0;
-    return g->request->progress ? g->request->progress(g->request->progress_user, &g->progress) : 0;
+    return g->request->progress(g->request->progress_user, &g->progress);
 }
 
 static void on_op(struct run *r, enum op_id op, const struct op_cost *cost, double seconds)
@@ -330,7 +330,7 @@ static enum klein_status run_job(struct generation *g, struct cached_plan *plan,
                       .arena = &arena,
                       .act = g->k->act,
                       .hook_user = g,
-                      .poll = on_poll,
+                      .poll = g->request->progress ? on_poll : NULL,
                       .observe = g->observer ? on_op : NULL,
                       .tap = g->request->tap ? on_tap : NULL,
                       .tap_blocks = g->request->tap && g->request->tap_blocks};

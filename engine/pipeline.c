@@ -163,7 +163,8 @@ static void denoise(struct work *w, int image)
     for (int i = 0; i < w->job->steps; i++) {
         run_assign(r, w->in.step, tensor_cols(w->in.numbers, i, 1));
         step(w, i);
-        if (!r->walked && r->dev->graphs && run_ok(r)) r->dev->graphs->pace(r->dev, &r->err);
+        /* Somebody watches: the host stays near the device. */
+        if (r->poll && !r->walked && r->dev->graphs && run_ok(r)) r->dev->graphs->pace(r->dev, &r->err);
         event(w->job, KLEIN_STAGE_DENOISE, image, i, 1);
     }
 }

@@ -86,6 +86,32 @@ Test(cuda, graphs_give_the_same_bytes_sm_80)
     check_graphs("soft sm_80");
 }
 
+/* Once a shape's stages are graphs nothing stops between their launches; with progress wanted the host waits once a step, for the one
+ * before; as one graph there is nothing in between at all. */
+Test(cuda, nothing_stops_between_graphs)
+{
+    struct klein *k = open_nano("soft sm_90a", 0);
+    struct klein_request q = small(1);
+    q.steps = 3;
+    for (int i = 0; i < 3; i++) {
+        softgpu_reset_counters();
+        picture(k, &q);
+    }
+    struct softgpu_counters c;
+    softgpu_read_counters(&c);
+    /* text, references (none, but a graph), prepare, three steps, decode */
+    cr_assert(c.graphs == 7 && c.stops_between_graphs == 0, "%d graphs, %d stops between", (int)c.graphs,
+              (int)c.stops_between_graphs);
+    q.graph = KLEIN_GRAPH_REQUEST;
+    for (int i = 0; i < 3; i++) {
+        softgpu_reset_counters();
+        picture(k, &q);
+    }
+    softgpu_read_counters(&c);
+    cr_assert(c.graphs == 1, "%d graphs", (int)c.graphs);
+    klein_close(k);
+}
+
 static int cancel_at_half(void *user, const struct klein_progress *p)
 {
     ++*(int *)user;

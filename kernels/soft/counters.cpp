@@ -106,6 +106,23 @@ void counters_add(const struct softgpu_counters *c)
     pthread_mutex_unlock(&totals_lock);
 }
 
+static uint64_t stops_at_graph; /* totals.stops when the last graph was launched */
+
+void count_stop(void)
+{
+    pthread_mutex_lock(&totals_lock);
+    totals.stops++;
+    pthread_mutex_unlock(&totals_lock);
+}
+
+void count_graph(void)
+{
+    pthread_mutex_lock(&totals_lock);
+    if (totals.graphs++) totals.stops_between_graphs += totals.stops - stops_at_graph;
+    stops_at_graph = totals.stops;
+    pthread_mutex_unlock(&totals_lock);
+}
+
 void softgpu_read_counters(struct softgpu_counters *counters)
 {
     pthread_mutex_lock(&totals_lock);

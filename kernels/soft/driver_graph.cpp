@@ -13,6 +13,7 @@ static void break_capture(void)
 
 CUresult forbid_during_capture(const char *call)
 {
+    count_stop();
     if (!origin) return CUDA_SUCCESS;
     break_capture();
     return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s while this thread captures a stream", call);
@@ -177,6 +178,7 @@ ENTRY cuGraphLaunch(CUgraphExec e, CUstream s)
     if (!e || !s || s->device != e->device) return CUDA_ERROR_INVALID_HANDLE;
     if (s->capturing)
         return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "the soft GPU does not capture graph launches");
+    count_graph();
     struct task t = {};
     t.work = WORK_GRAPH;
     t.exec = e;

@@ -258,6 +258,8 @@ void count_flush(struct block *b, struct warp *w);
 void count_phases(struct block *b, const uint32_t *addresses, int lanes,
                   int bytes); /* shared accesses of one warp instruction */
 void counters_add(const struct softgpu_counters *c);
+void count_stop(void);
+void count_graph(void);
 
 /* memory.cpp */
 struct allocation {

@@ -56,6 +56,10 @@ struct softgpu_counters {
         bank_conflicts; /* ... and those beyond one per phase; with count_accesses also of ld/st.shared, cp.async */
     uint64_t global_sectors,
         global_sectors_ideal; /* 32-byte sectors touched by warps / needed; count_accesses only */
+    uint64_t graphs;          /* graph launches */
+    uint64_t
+        stops, /* driver calls that wait for the device or change its memory (alloc, free, synchronise) ... */
+        stops_between_graphs; /* ... and those of them that came between two graph launches */
 };
 SOFTGPU_API void softgpu_read_counters(struct softgpu_counters *counters);
 SOFTGPU_API void softgpu_reset_counters(void);
