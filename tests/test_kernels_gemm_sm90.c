@@ -412,7 +412,7 @@ Test(kernels_gemm_sm90, refusals)
     REFUSED(a.segment[0].cols = 64);
     REFUSED(a.segment[2].cols = 124);
     REFUSED(a.segment[2].kind = SILU);
-    REFUSED(a.segment[2].kind = 9);
+    REFUSED(a.segment[2].kind = 99);
     REFUSED(a.segment[2].kind = -1);
     REFUSED(a.segment[2].y_type = ELEMENT_F32);
     REFUSED(a.segment[2].y = (char *)a.segment[2].y + 8);

@@ -1,6 +1,6 @@
 /* conv_sm90.cu: convolution with stride 1 as a product with wgmma, for sm_90a.
  *
- * The product is that of conv_sm80.cu, the structure that of gemm_sm90.cu: persistent blocks, a producer that fills a ring of stages,
+ * The product is that of conv_sm80.cu, the structure that of gemm_sm90.h: persistent blocks, a producer that fills a ring of stages,
  * two consumers. A tile is a patch of 16 x 8 pixels by BN couts. A k block is 64 channels of one tap, so its 128 rows of x are a box
  * of the image, moved by the tap: the copy engine reads zeros outside of the image, and that is the padding; channels beyond cin are
  * outside too. Each consumer has 4 of the patch's 8 rows and writes them out 64 couts at a time, clipped to the image by the copy

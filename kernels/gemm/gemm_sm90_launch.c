@@ -38,7 +38,9 @@ static int segment_fits(const struct gemm_variant *v, const struct linear_kernel
                         const struct linear_segment *s)
 {
     const int f32 = s->y_type == ELEMENT_F32, size = f32 ? 4 : 2, bytes = f32 ? 8 : 16;
-    if (s->kind < 0 || !(v->kinds >> s->kind & 1) || s->cols <= 0 || s->cols % 8) return 0;
+    if (s->kind < 0 || s->kind > LINEAR_SEGMENT_NORM_ROPE || !(v->kinds >> s->kind & 1) || s->cols <= 0 ||
+        s->cols % 8)
+        return 0;
     if (s->y_type != ELEMENT_BF16 && !(f32 && v->kinds == GEMM_LINEAR)) return 0;
     if (!aligned(s->y, s->ldy, size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_RESIDUAL && !aligned(s->residual, s->ldr, size, bytes)) return 0;
