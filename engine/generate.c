@@ -45,6 +45,28 @@ __attribute__((format(printf, 2, 3))) static void warn(struct klein_result *resu
 
 /* --- hooks of the run ----------------------------------------------------------------------------------- */
 
+static uint64_t hash_fnv1a(const void *data, size_t bytes)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < bytes; i++) h = (h ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* Picture `image` is in host memory: checks that it is one, and tells who waits for it. */
+static void finish_image(struct generation *g, int image)
+{
+    size_t n = (size_t)job_tokens(&g->job) * (size_t)g->k->model->cfg->dit.in_channels;
+    for (size_t j = 0; j < n; j++)
+        if (!(g->latents[image][j] - g->latents[image][j] == 0)) {
+            fail(&g->run.err, KLEIN_E_NUMERIC,
+                 "image %d has latents that are not numbers: the weights or the inputs are damaged",
+                 image + 1);
+            return;
+        }
+    g->result->latent_hashes[image] = hash_fnv1a(g->latents[image], n * sizeof(float));
+    if (g->request->finished) g->request->finished(g->request->finished_user, image, g->result);
+}
+
 /* On a device that works on after an op was issued, a stage's time is that between two marks in its stream. A request that is one graph
  * has none: its stages are then 0. */
 static void mark_stage(struct generation *g, enum klein_stage stage, int step, int finished)
@@ -72,6 +94,7 @@ static void on_event(void *user, enum klein_stage stage, int image, int step, in
         if (finished) g->result->seconds[stage] += time - g->stage_begin;
         g->stage_begin = time;
     }
+    if (stage == KLEIN_STAGE_DECODE && finished && run_ok(&g->run)) finish_image(g, image);
     /* The encoder is not needed again in this call: its mapped pages may leave memory (a later call maps them
      * back in). */
     if (stage == KLEIN_STAGE_TEXT && finished) checkpoint_drop_pages(g->k->checkpoint, PART_TEXT);
@@ -259,28 +282,6 @@ static enum klein_status make_images(struct generation *g, struct klein_error *e
 
 /* --- the call ------------------------------------------------------------------------------------------- */
 
-static uint64_t hash_fnv1a(const void *data, size_t bytes)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < bytes; i++) h = (h ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
-    return h;
-}
-
-static enum klein_status check_finite(const struct generation *g, struct klein_error *err)
-{
-    size_t n = (size_t)job_tokens(&g->job) * (size_t)g->k->model->cfg->dit.in_channels;
-    for (int i = 0; i < g->settled.images; i++) {
-        for (size_t j = 0; j < n; j++)
-            if (!(g->latents[i][j] - g->latents[i][j] == 0))
-                return fail(
-                    err, KLEIN_E_NUMERIC,
-                    "image %d has latents that are not numbers: the weights or the inputs are damaged",
-                    i + 1);
-        g->result->latent_hashes[i] = hash_fnv1a(g->latents[i], n * sizeof(float));
-    }
-    return KLEIN_OK;
-}
-
 static struct shape shape_of(const struct generation *g)
 {
     const struct settled *s = &g->settled;
@@ -342,7 +343,7 @@ static enum klein_status run_job(struct generation *g, struct cached_plan *plan,
     if (!run_ok(r)) return fail(err, r->err.status, "%s", r->err.message);
     g->progress.fraction = 1;
     if (g->request->progress) g->request->progress(g->request->progress_user, &g->progress);
-    return check_finite(g, err);
+    return KLEIN_OK;
 }
 
 static enum klein_status generate(struct generation *g, struct klein_error *err)

@@ -93,6 +93,7 @@ struct klein_tap {
 };
 
 /* One request. Zero means default for every field but prompt. */
+struct klein_result;
 struct klein_request {
     size_t size;
     const char *prompt; /* UTF-8; "" is allowed */
@@ -116,6 +117,9 @@ struct klein_request {
     void *tap_user;
     int tap_blocks;
     enum klein_graph graph;
+    /* As soon as picture `image` is there: so_far has it and those before it, and stays klein_generate's. NULL allowed. */
+    void (*finished)(void *user, int image, const struct klein_result *so_far);
+    void *finished_user;
 };
 
 struct klein_result {

@@ -38,7 +38,8 @@ enum klein_status model_place(struct model *m, struct checkpoint *c, struct devi
     enum klein_status status = model_bind(m, c, err);
     checkpoint_place(c, NULL, NULL);
     for (int part = 0; part < PART_COUNT; part++) checkpoint_drop_pages(c, (enum checkpoint_part)part);
-    return status;
+    /* Kernels read weights before they wait for the kernels before them. */
+    return status == KLEIN_OK && dev->wait ? dev->wait(dev, err) : status;
 }
 
 enum klein_status model_visit(struct checkpoint *c, struct klein_error *err)

@@ -131,6 +131,8 @@ struct generation {
     struct progress_bar bar;
     struct klein_result result;
     char **files;
+    struct klein_error trouble; /* of writing a picture */
+    int written;
 };
 
 /* --- before the long work ------------------------------------------------------------------------------- */
@@ -276,26 +278,9 @@ static enum klein_status prepare(struct generation *g, struct klein_error *err)
 
 static int on_progress(void *user, const struct klein_progress *p)
 {
-    progress_update(user, p, clock_seconds());
-    return signals_received();
-}
-
-static enum klein_status make(struct generation *g, struct klein_error *err)
-{
-    const struct message_settings *m = &g->s->messages;
-    if (g->s->dump) {
-        TRY(dump_begin(g->s->dump, &g->dump, err));
-        g->request.tap = dump_tap;
-        g->request.tap_user = g->dump;
-    }
-    progress_begin(&g->bar, stderr, progress_style_for(stderr, m->verbose, m->quiet), clock_seconds());
-    g->request.progress = on_progress;
-    g->request.progress_user = &g->bar;
-    enum klein_status status = klein_generate(g->klein, &g->request, &g->result, err);
-    progress_clear(&g->bar);
-    if (status == KLEIN_E_CANCELLED)
-        snprintf(err->message, sizeof err->message, "interrupted; nothing was written");
-    return status;
+    struct generation *g = user;
+    progress_update(&g->bar, p, clock_seconds());
+    return signals_received() || g->trouble.status != KLEIN_OK;
 }
 
 static const char *noise_name(const struct settings *s)
@@ -314,10 +299,10 @@ static enum klein_status write_dump(struct generation *g, struct klein_error *er
     return status;
 }
 
-static enum klein_status write_picture(struct generation *g, int i, struct klein_error *err)
+static enum klein_status write_picture(struct generation *g, int i, const struct klein_result *r,
+                                       struct klein_error *err)
 {
     const struct settings *s = g->s;
-    const struct klein_result *r = &g->result;
     char path[4096];
     char *text = NULL;
     TRY(output_path(&g->output, i, r->seeds[i], path, sizeof path, err));
@@ -346,7 +331,8 @@ static enum klein_status write_picture(struct generation *g, int i, struct klein
     return KLEIN_OK;
 }
 
-static enum klein_status show(const struct generation *g, int i, struct klein_error *err)
+static enum klein_status show(const struct generation *g, int i, const struct klein_result *r,
+                              struct klein_error *err)
 {
     static const char *const names[] = {"none", "auto", "kitty", "iterm", "sixel", "blocks"};
     if (!g->s->show) return KLEIN_OK;
@@ -357,35 +343,66 @@ static enum klein_status show(const struct generation *g, int i, struct klein_er
                     "--show: no way to show pictures here is known; say which, as in --show=blocks");
         return KLEIN_OK;
     }
-    enum klein_status status = terminal_show(stdout, &g->result.images[i], how, 0);
+    enum klein_status status = terminal_show(stdout, &r->images[i], how, 0);
     return status ? fail(err, status, "cannot show the picture: %s", klein_status_text(status)) : KLEIN_OK;
 }
 
-static enum klein_status write_results(struct generation *g, struct klein_error *err)
+/* Each picture is written when it is there, so that an interrupted call keeps those that were finished. */
+static void on_finished(void *user, int image, const struct klein_result *so_far)
+{
+    struct generation *g = user;
+    if (g->trouble.status != KLEIN_OK) return;
+    progress_clear(&g->bar);
+    if (write_picture(g, image, so_far, &g->trouble) == KLEIN_OK) show(g, image, so_far, &g->trouble);
+    g->written += g->trouble.status == KLEIN_OK;
+    fflush(stdout);
+}
+
+static enum klein_status make(struct generation *g, struct klein_error *err)
+{
+    const struct message_settings *m = &g->s->messages;
+    if (g->s->dump) {
+        TRY(dump_begin(g->s->dump, &g->dump, err));
+        g->request.tap = dump_tap;
+        g->request.tap_user = g->dump;
+    }
+    progress_begin(&g->bar, stderr, progress_style_for(stderr, m->verbose, m->quiet), clock_seconds());
+    g->request.progress = on_progress;
+    g->request.progress_user = g;
+    g->request.finished = on_finished;
+    g->request.finished_user = g;
+    g->files = calloc((size_t)g->request.images, sizeof *g->files);
+    if (!g->files) return fail(err, KLEIN_E_NO_MEMORY, "no memory for %d paths", g->request.images);
+    enum klein_status status = klein_generate(g->klein, &g->request, &g->result, err);
+    progress_clear(&g->bar);
+    if (g->trouble.status != KLEIN_OK) return fail(err, g->trouble.status, "%s", g->trouble.message);
+    if (status == KLEIN_E_CANCELLED && g->written)
+        snprintf(err->message, sizeof err->message, "interrupted; %d of %d pictures were written", g->written,
+                 g->request.images);
+    else if (status == KLEIN_E_CANCELLED)
+        snprintf(err->message, sizeof err->message, "interrupted; nothing was written");
+    return status;
+}
+
+static enum klein_status report(struct generation *g, struct klein_error *err)
 {
     const struct klein_result *r = &g->result;
-    g->files = calloc((size_t)r->n_images, sizeof *g->files);
-    if (!g->files) return fail(err, KLEIN_E_NO_MEMORY, "no memory for %d paths", r->n_images);
-    for (int i = 0; i < r->n_images; i++) {
-        TRY(write_picture(g, i, err));
-        TRY(show(g, i, err));
-    }
     TRY(write_dump(g, err));
-    struct report report = {.request = &g->request,
-                            .result = r,
-                            .model = &g->model,
-                            .files = g->files,
-                            .noise = noise_name(g->s),
-                            .seeded = !g->s->latents,
-                            .dump = g->s->dump};
-    if (g->s->json) return report_json(&report, stdout, err);
-    if (!g->s->messages.quiet) report_notes(&report);
+    struct report all = {.request = &g->request,
+                         .result = r,
+                         .model = &g->model,
+                         .files = g->files,
+                         .noise = noise_name(g->s),
+                         .seeded = !g->s->latents,
+                         .dump = g->s->dump};
+    if (g->s->json) return report_json(&all, stdout, err);
+    if (!g->s->messages.quiet) report_notes(&all);
     return KLEIN_OK;
 }
 
 static void free_all(struct generation *g)
 {
-    for (int i = 0; g->files && i < g->result.n_images; i++) free(g->files[i]);
+    for (int i = 0; g->files && i < g->request.images; i++) free(g->files[i]);
     free(g->files);
     dump_abort(g->dump);
     klein_result_free(&g->result);
@@ -407,7 +424,7 @@ static enum klein_status run(const void *settings, struct klein_error *err)
         status = make(&g, err);
     }
     if (g.result.warning[0]) message(MESSAGE_WARNING, "%s", g.result.warning);
-    if (status == KLEIN_OK) status = write_results(&g, err);
+    if (status == KLEIN_OK) status = report(&g, err);
     free_all(&g);
     return status;
 }

@@ -267,6 +267,55 @@ Test(pipeline, same_bytes_whatever_the_threads)
     }
 }
 
+/* What klein_request.finished got, and a cancel once `stop` images were there. */
+struct finished {
+    int images, stop;
+    uint64_t hashes[3], pixels[3];
+};
+
+static void on_finished(void *user, int image, const struct klein_result *so_far)
+{
+    struct finished *f = user;
+    cr_assert(image == f->images && so_far->seeds[image] == 41 + (uint64_t)image);
+    f->hashes[f->images] = so_far->latent_hashes[image];
+    f->pixels[f->images++] = fnv1a(so_far->images[image].rgb, 32 * 48 * 3);
+}
+
+static int stop_when_enough(void *user, const struct klein_progress *p)
+{
+    struct finished *f = user;
+    return f->stop && f->images >= f->stop;
+}
+
+Test(pipeline, finished_images_are_handed_over_at_once)
+{
+    struct klein_error err;
+    struct klein_result result;
+    struct finished all = {0}, some = {.stop = 2};
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 0);
+    struct klein_request q = {.size = sizeof q,
+                              .prompt = "a cat",
+                              .width = 32,
+                              .height = 48,
+                              .steps = 2,
+                              .seed = 41,
+                              .images = 3,
+                              .progress = stop_when_enough,
+                              .progress_user = &all,
+                              .finished = on_finished,
+                              .finished_user = &all};
+    OK(klein_generate(k, &q, &result, &err));
+    cr_assert(all.images == 3);
+    for (int i = 0; i < 3; i++)
+        cr_assert(all.hashes[i] == result.latent_hashes[i] &&
+                  all.pixels[i] == fnv1a(result.images[i].rgb, 32 * 48 * 3));
+    klein_result_free(&result);
+    q.progress_user = q.finished_user = &some;
+    FAILS(klein_generate(k, &q, &result, &err), KLEIN_E_CANCELLED, "cancelled");
+    cr_assert(some.images == 2 && some.hashes[1] == all.hashes[1] && some.pixels[0] == all.pixels[0]);
+    klein_close(k);
+}
+
 Test(pipeline, several_images_are_those_of_their_seeds)
 {
     struct klein_error err;
