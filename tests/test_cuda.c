@@ -23,13 +23,13 @@ static struct klein *open_nano(const char *device, size_t plan_bytes)
     return k;
 }
 
-/* A quarter of the demo checkpoint's picture, to be quick. */
+/* A sixteenth of the demo checkpoint's picture, to be quick. */
 static struct klein_request small(uint64_t seed)
 {
     return (struct klein_request){.size = sizeof(struct klein_request),
                                   .prompt = "a red balloon on a wooden table",
-                                  .width = 64,
-                                  .height = 64,
+                                  .width = 32,
+                                  .height = 32,
                                   .steps = 4,
                                   .seed = seed};
 }
@@ -81,10 +81,12 @@ Test(cuda, graphs_give_the_same_bytes_sm_90a)
     check_graphs("soft sm_90a");
 }
 
+#if !SANITIZED
 Test(cuda, graphs_give_the_same_bytes_sm_80)
 {
     check_graphs("soft sm_80");
 }
+#endif
 
 /* Once a shape's stages are graphs nothing stops between their launches; with progress wanted the host waits once a step, for the one
  * before; as one graph there is nothing in between at all. */
@@ -143,10 +145,10 @@ Test(cuda, plans_are_kept_and_dropped)
     for (int i = 0; i < 64 * 64 * 3; i++) rgb[i] = (uint8_t)(i * 7 % 251);
     struct klein_image reference = {64, 64, rgb};
     struct klein_request q = small(3), wide = small(3), edit = small(3);
-    wide.width = 96;
+    wide.width = 48;
     edit.references = &reference;
     edit.n_references = 1;
-    edit.prompt = "make it green";
+    edit.prompt = "make it green"; /* references are at least 64 x 64 */
     uint64_t want[3] = {picture(k, &q), picture(k, &wide), picture(k, &edit)};
     cr_assert(want[0] != want[2]);
     cr_assert(picture(k, &q) == want[0] && k->plans.hits == 1);
@@ -161,7 +163,7 @@ Test(cuda, plans_are_kept_and_dropped)
     q.seed = 2;
     OK(klein_generate(k, &q, &result, &err));
     q = small(3);
-    cr_assert(result.latent_hashes[1] * 31 + fnv1a(result.images[1].rgb, 64 * 64 * 3) == want[0]);
+    cr_assert(result.latent_hashes[1] * 31 + fnv1a(result.images[1].rgb, 32 * 32 * 3) == want[0]);
     klein_result_free(&result);
     klein_close(k);
     free(rgb);

@@ -457,6 +457,7 @@ Test(nano, info_finds_it_whole_and_a_toy)
     json_decref(info);
 }
 
+#if !SANITIZED
 /* --- the GPU's code ---------------------------------------------------------------------------------------- */
 
 /* A few texts, an edit and a pair on the soft GPU, in bf16 as on a real one: they show what was asked for. One may be wrong: about as often
@@ -493,3 +494,5 @@ Test(nano, on_the_soft_gpu_as_sm_80)
 {
     check_on_soft("soft sm_80", 2, 0);
 }
+
+#endif

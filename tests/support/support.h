@@ -8,6 +8,14 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 
+/* 1 in the sanitizer build: what runs there runs several times slower, so whole requests on the soft GPU are left to the release build; its
+ * kernels and the driver are tested in both. */
+#ifdef __SANITIZE_ADDRESS__
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 #define GOLDEN(name) (KLEIN_SOURCE_DIR "/tests/golden/" name)
 /* A golden model's folder, with its weights: "tiny" or "small-decoder" (tests/golden/README.md). */
 #define GOLDEN_MODEL(name) (KLEIN_BINARY_DIR "/golden/" name)
