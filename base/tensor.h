@@ -2,7 +2,8 @@
  *
  * Element (r, c) is at ptr + (r * ld + c) * dtype_size(dtype); columns are contiguous, ld >= cols.
  * Images are tensors too: rows = height * width (row-major pixels), cols = channels (NHWC with N = 1).
- * A vector is a tensor with rows = 1. A tensor with ptr == NULL means "absent" where an op allows that. */
+ * A vector is a tensor with rows = 1. A tensor with ptr == NULL means "absent" where an op allows that.
+ * A quantised matrix has a scale per row: what it stands for is element (r, c) times scale[r]. */
 #ifndef KLEIN_TENSOR_H
 #define KLEIN_TENSOR_H
 
@@ -14,12 +15,13 @@ struct tensor {
     void *ptr;
     enum dtype dtype;
     int rows, cols;
-    int64_t ld; /* elements from one row to the next */
+    int64_t ld;   /* elements from one row to the next */
+    float *scale; /* [rows], beside the elements in the device's memory; NULL: not quantised */
 };
 
 static inline struct tensor tensor_of(void *ptr, enum dtype dtype, int rows, int cols)
 {
-    return (struct tensor){ptr, dtype, rows, cols, cols};
+    return (struct tensor){.ptr = ptr, .dtype = dtype, .rows = rows, .cols = cols, .ld = cols};
 }
 
 static inline void *tensor_at(struct tensor t, int row, int col)
@@ -32,12 +34,17 @@ static inline void *tensor_at(struct tensor t, int row, int col)
 /* Rows [from, from + n) and columns [from, from + n) of t. */
 static inline struct tensor tensor_rows(struct tensor t, int from, int n)
 {
-    return (struct tensor){tensor_at(t, from, 0), t.dtype, n, t.cols, t.ld};
+    t.ptr = tensor_at(t, from, 0);
+    t.rows = n;
+    if (t.scale) t.scale += from;
+    return t;
 }
 
 static inline struct tensor tensor_cols(struct tensor t, int from, int n)
 {
-    return (struct tensor){tensor_at(t, 0, from), t.dtype, t.rows, n, t.ld};
+    t.ptr = tensor_at(t, 0, from);
+    t.cols = n;
+    return t;
 }
 
 static inline float tensor_get(struct tensor t, int row, int col)

@@ -13,11 +13,12 @@ struct klein {
     struct tokenizer *tokenizer; /* NULL for random weights: token ids are then made up */
     struct device *device;
     enum dtype act;
+    int fp8; /* the transformer's blocks multiply in FP8 */
     struct plan_cache plans;
 };
 
 /* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on
- * failure. Only device, threads and dtype of the options are read. */
+ * failure. Only device, threads, dtype, precision and plan_bytes of the options are read. */
 enum klein_status context_open(struct checkpoint *checkpoint, const struct klein_open_options *options,
                                struct klein **out, struct klein_error *err);
 

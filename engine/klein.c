@@ -18,7 +18,7 @@ static enum klein_status read_options(const struct klein_open_options *from, str
 }
 
 /* The bytes of a model's weights on a device, with room for a picture beside them. */
-static double weight_bytes(const struct model_config *config)
+static double weight_bytes(const struct model_config *config, int fp8)
 {
     struct klein_error err = {0};
     struct checkpoint *shapes = NULL;
@@ -26,7 +26,7 @@ static double weight_bytes(const struct model_config *config)
     double bytes = (double)(1u << 30);
     if (checkpoint_shapes(config, &shapes, &err) == KLEIN_OK) model_visit(shapes, &err);
     for (int i = 0; shapes && checkpoint_entries(shapes, i, &e); i++) {
-        double n = 2;
+        double n = fp8 && model_is_block_matrix(e.part, e.name, e.ndim) ? 1 : 2;
         for (int d = 0; d < e.ndim; d++) n *= (double)e.shape[d];
         bytes += n;
     }
@@ -40,7 +40,8 @@ static enum klein_status open_best(struct klein *k, const struct device_options 
 {
     struct klein_error none = {0};
     if (device_open("cuda", options, &k->device, &none) == KLEIN_OK) {
-        if ((double)k->device->memory >= weight_bytes(checkpoint_config(k->checkpoint))) return KLEIN_OK;
+        if ((double)k->device->memory >= weight_bytes(checkpoint_config(k->checkpoint), k->fp8))
+            return KLEIN_OK;
         device_close(k->device);
     }
     return device_open("cpu", options, &k->device, err);
@@ -52,6 +53,9 @@ static enum klein_status open_device(struct klein *k, const struct klein_open_op
     struct device_options options = {.threads = o->threads};
     if (o->threads < 0 || o->threads > 4096)
         return fail(err, KLEIN_E_USAGE, "%d threads: must be from 1 to 4096 (0: all)", o->threads);
+    if (o->precision != KLEIN_PRECISION_BF16 && o->precision != KLEIN_PRECISION_FP8)
+        return fail(err, KLEIN_E_USAGE, "there is no precision %d", (int)o->precision);
+    k->fp8 = o->precision == KLEIN_PRECISION_FP8;
     if (!o->device || !strcmp(o->device, "auto"))
         TRY(open_best(k, &options, err));
     else
@@ -78,7 +82,7 @@ enum klein_status context_open(struct checkpoint *checkpoint, const struct klein
     k->checkpoint = checkpoint;
     k->model = m;
     enum klein_status status = open_device(k, options, err);
-    if (status == KLEIN_OK) status = model_place(m, checkpoint, k->device, k->act, err);
+    if (status == KLEIN_OK) status = model_place(m, checkpoint, k->device, k->act, k->fp8, err);
     if (status == KLEIN_OK && checkpoint_tokenizer_dir(checkpoint))
         status = tokenizer_open(checkpoint_tokenizer_dir(checkpoint), &k->tokenizer, err);
     if (status != KLEIN_OK) {
@@ -154,6 +158,9 @@ EXPORT void klein_model_info(const struct klein *k, struct klein_model_info *inf
         .name = c->name,
         .device = k->device->name,
         .dtype = k->act == DT_F32 ? "f32" : "bf16",
+        .precision = k->fp8             ? "fp8"
+                     : k->act == DT_F32 ? "f32"
+                                        : "bf16",
         .license = checkpoint_license(k->checkpoint),
         .distilled = c->distilled,
         .toy = c->toy,

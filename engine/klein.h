@@ -28,6 +28,9 @@ struct klein; /* an open model on a device */
 enum klein_graph { KLEIN_GRAPH_STAGES, KLEIN_GRAPH_REQUEST, KLEIN_GRAPH_OFF };
 
 enum klein_dtype { KLEIN_DTYPE_AUTO, KLEIN_DTYPE_F32, KLEIN_DTYPE_BF16 };
+/* In what the transformer's blocks multiply: as all else does, or in FP8: e4m3 with a scale per row of the weights, made when the model
+ * is opened, and per token. For GPUs since Ada (sm_89), with activations in BF16; needs half of the memory for these weights. */
+enum klein_precision { KLEIN_PRECISION_BF16, KLEIN_PRECISION_FP8 };
 enum klein_variant { KLEIN_VARIANT_AUTO, KLEIN_VARIANT_DISTILLED, KLEIN_VARIANT_BASE };
 /* Noise of a seed: what torch.randn gives with torch.Generator("cpu").manual_seed(seed), drawn as [1, 128,
  * H/16, W/16]. */
@@ -49,6 +52,7 @@ struct klein_open_options {
     enum klein_variant variant;
     size_t
         plan_bytes; /* of working memory that a GPU keeps for the shapes of requests it has seen; 0: a quarter of its memory */
+    enum klein_precision precision;
 };
 
 /* Maps the weights and checks every tensor it will use; reads none of their data yet. *out is NULL on
@@ -150,6 +154,7 @@ struct klein_model_info {
     int default_width, default_height, default_steps;
     float default_guidance;
     int text_length, text_width;
+    const char *precision; /* of the products of the transformer's blocks: "fp8", or as dtype */
 };
 void klein_model_info(const struct klein *k, struct klein_model_info *info);
 

@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum klein_status model_bind(struct model *m, struct checkpoint *c, struct klein_error *err)
 {
@@ -13,27 +14,39 @@ enum klein_status model_bind(struct model *m, struct checkpoint *c, struct klein
     return KLEIN_OK;
 }
 
+int model_is_block_matrix(enum checkpoint_part part, const char *name, int ndim)
+{
+    static const char *const blocks[] = {"transformer_blocks.", "single_transformer_blocks."};
+    return part == PART_TRANSFORMER && ndim == 2 &&
+           (!strncmp(name, blocks[0], strlen(blocks[0])) || !strncmp(name, blocks[1], strlen(blocks[1])));
+}
+
 struct placing {
     struct device *dev;
     enum dtype act;
+    int fp8;
 };
 
-static enum klein_status place(void *user, enum checkpoint_part part, int ndim, const int64_t *shape,
-                               struct tensor *t, struct klein_error *err)
+static enum klein_status place(void *user, enum checkpoint_part part, const char *name, int ndim,
+                               const int64_t *shape, struct tensor *t, struct klein_error *err)
 {
     const struct placing *p = user;
-    enum weight_kind kind = ndim == 1       ? WEIGHT_VECTOR
-                            : ndim == 2     ? WEIGHT_MATRIX
-                            : shape[3] == 1 ? WEIGHT_CONV_1X1
-                                            : WEIGHT_CONV_3X3;
+    enum weight_kind kind = ndim == 1                                           ? WEIGHT_VECTOR
+                            : p->fp8 && model_is_block_matrix(part, name, ndim) ? WEIGHT_MATRIX_E4M3
+                            : ndim == 2                                         ? WEIGHT_MATRIX
+                            : shape[3] == 1                                     ? WEIGHT_CONV_1X1
+                                                                                : WEIGHT_CONV_3X3;
     return p->dev->place(p->dev, kind, p->act, t, err);
 }
 
 enum klein_status model_place(struct model *m, struct checkpoint *c, struct device *dev, enum dtype act,
-                              struct klein_error *err)
+                              int fp8, struct klein_error *err)
 {
+    if (fp8 && (!dev->place || act != DT_BF16))
+        return fail(err, KLEIN_E_UNSUPPORTED, "device \"%s\" does not multiply FP8%s: --precision bf16",
+                    dev->name, dev->place ? " with activations in F32" : "");
     if (!dev->place) return model_bind(m, c, err);
-    struct placing placing = {dev, act};
+    struct placing placing = {dev, act, fp8};
     checkpoint_place(c, place, &placing);
     enum klein_status status = model_bind(m, c, err);
     checkpoint_place(c, NULL, NULL);

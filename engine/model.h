@@ -17,9 +17,14 @@ struct model {
 /* Finds every tensor of the model in the checkpoint, with its shape, and checks that nothing is left over. */
 enum klein_status model_bind(struct model *m, struct checkpoint *c, struct klein_error *err);
 
-/* The same with the weights moved to where `dev` needs them for runs of that dtype of activations. */
+/* The same with the weights moved to where `dev` needs them for runs of that dtype of activations. fp8: the matrices of the
+ * transformer's blocks are quantised on the way. KLEIN_E_UNSUPPORTED if the device cannot. */
 enum klein_status model_place(struct model *m, struct checkpoint *c, struct device *dev, enum dtype act,
-                              struct klein_error *err);
+                              int fp8, struct klein_error *err);
+
+/* The big matrices of the transformer's blocks: nearly all of its products. What is quantised; embedders, modulation and the final layer
+ * are small, and every error of theirs is in all that follows. */
+int model_is_block_matrix(enum checkpoint_part part, const char *name, int ndim);
 
 /* The same for its effect on the checkpoint alone (checkpoint_entries then lists what the model uses). */
 enum klein_status model_visit(struct checkpoint *c, struct klein_error *err);

@@ -8,9 +8,9 @@ struct device_options {
     int threads; /* host threads for "cpu" and "ref"; 0: all that the process may use */
 };
 
-/* How a weight is used: a vector (norm weights, biases, statistics); a matrix [n, k] of linear or embed; a convolution
- * [cout, cin * ksize * ksize] in OIHW. */
-enum weight_kind { WEIGHT_VECTOR, WEIGHT_MATRIX, WEIGHT_CONV_1X1, WEIGHT_CONV_3X3 };
+/* How a weight is used: a vector (norm weights, biases, statistics); a matrix [n, k] of linear or embed; one of linear that is to be
+ * multiplied in FP8, so quantised to F8_E4M3 with scales; a convolution [cout, cin * ksize * ksize] in OIHW. */
+enum weight_kind { WEIGHT_VECTOR, WEIGHT_MATRIX, WEIGHT_MATRIX_E4M3, WEIGHT_CONV_1X1, WEIGHT_CONV_3X3 };
 
 enum { DEVICE_MARKS = 512 };
 
@@ -49,7 +49,7 @@ struct device {
                               struct klein_error *err);
 
     /* Makes a weight in host memory usable by the ops in runs of that `act`: *t is then in device memory, in the dtype and layout
-     * that they expect, until the device is closed. NULL: ops take weights where they are. */
+     * that they expect, until the device is closed. NULL: ops take weights where they are, and quantise none. */
     enum klein_status (*place)(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
                                struct klein_error *err);
     const struct device_graphs *graphs; /* NULL: ops run at once, there is nothing to gain */

@@ -17,6 +17,7 @@ const char *op_name(enum op_id op)
 #define BF16   (1u << DT_BF16)
 #define ACT    (F32 | BF16)
 #define WEIGHT (F32 | BF16 | 1u << DT_F16)
+#define E4M3   (1u << DT_F8E4M3)
 #define I32    (1u << DT_I32)
 #define U8     (1u << DT_U8)
 #define ANY    0 /* for rows or cols: any positive number */
@@ -52,7 +53,8 @@ static enum klein_status operand(const char *op, const char *name, struct tensor
 
 static double bytes_of(struct tensor t)
 {
-    return t.ptr ? (double)t.rows * t.cols * (double)dtype_size(t.dtype) : 0;
+    double scales = t.scale ? (double)t.rows * sizeof *t.scale : 0;
+    return t.ptr ? (double)t.rows * t.cols * (double)dtype_size(t.dtype) + scales : 0;
 }
 
 #define COST(cost, flops_, bytes_, ...)                                                                      \
@@ -111,11 +113,27 @@ static enum klein_status check_weight(const char *op, const struct weight *w, in
     if (w->parts < 1 || w->parts > WEIGHT_PARTS)
         return fail(err, KLEIN_E_INTERNAL, "%s: weight of %d parts", op, w->parts);
     for (int i = 0; i < w->parts; i++) {
-        TRY(operand(op, "weight", w->part[i], WEIGHT, ANY, k, err));
+        TRY(operand(op, "weight", w->part[i], WEIGHT | E4M3, ANY, k, err));
+        if ((w->part[i].dtype == DT_F8E4M3) != (w->part[i].scale != NULL))
+            return fail(err, KLEIN_E_INTERNAL, "%s: weight of %s %s scales", op, dtype_name(w->part[i].dtype),
+                        w->part[i].scale ? "with" : "without");
         if (w->part[i].dtype != w->part[0].dtype)
             return fail(err, KLEIN_E_INTERNAL, "%s: weight parts of %s and %s", op,
                         dtype_name(w->part[0].dtype), dtype_name(w->part[i].dtype));
     }
+    return KLEIN_OK;
+}
+
+/* What else holds when a weight is quantised: the other group's is too. */
+static enum klein_status check_quantised(const struct linear_args *a, struct klein_error *err)
+{
+    const char *op = "linear";
+    int quantised = 0, groups = a->split ? 2 : 1;
+    for (int g = 0; g < groups; g++) quantised += a->group[g].w.part[0].dtype == DT_F8E4M3;
+    if (!quantised) return KLEIN_OK;
+    RULE(quantised == groups);
+    NEED(a->x, BF16, ANY, ANY);
+    RULE(a->epilogue != LINEAR_SILU);
     return KLEIN_OK;
 }
 
@@ -163,6 +181,7 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
         if (a->group[g].bias.ptr) NEED(a->group[g].bias, WEIGHT, 1, n);
         for (int i = 0; i < w->parts; i++) bytes += bytes_of(w->part[i]);
     }
+    TRY(check_quantised(a, err));
     switch (a->epilogue) {
     case LINEAR_PLAIN:
     case LINEAR_SILU:

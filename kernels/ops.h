@@ -67,7 +67,12 @@ struct adaln_args {
  *                    the last 2f rows (the single-stream block's fused first linear, model 3.5).
  *   RoPE pairs       ROPE_INTERLEAVED (2j, 2j+1) or ROPE_HALF (j, j + hd/2); angle tables cos, sin
  *                    [m, hd/2] f32.
- * Rounding: f32 from the accumulator to the stored value. */
+ * Rounding: f32 from the accumulator to the stored value.
+ *
+ * All weights of a call may be F8_E4M3 with scales (struct tensor), if x is BF16; not with SILU. A device
+ * that multiplies e4m3 then quantises x in the same way, each row by itself (scale = largest magnitude /
+ * 448), and y is of the products of what these two stand for; the others multiply x by what the weights
+ * stand for, rounded to act as ever. */
 enum linear_epilogue { LINEAR_PLAIN, LINEAR_SILU, LINEAR_RESIDUAL, LINEAR_SWIGLU, LINEAR_QKV };
 enum rope_pairs { ROPE_INTERLEAVED, ROPE_HALF };
 struct linear_group {

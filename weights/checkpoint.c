@@ -197,7 +197,7 @@ enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part p
         return fail(err, KLEIN_E_UNSUPPORTED, "tensor %s: %zu x %zu is too large for this build", name, rows,
                     cols);
 
-    const void *data;
+    const void *data = NULL;
     enum dtype dtype = c->dtype;
     struct asked *a = append_asked(c, part, name, ndim, shape, err);
     if (!a) return err->status;
@@ -213,7 +213,7 @@ enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part p
     a->entry.dtype = dtype;
     *out =
         tensor_of((void *)data, dtype, (int)rows, (int)cols); /* what is mapped read-only is never written */
-    return c->place ? c->place(c->place_user, part, ndim, shape, out, err) : KLEIN_OK;
+    return c->place ? c->place(c->place_user, part, name, ndim, shape, out, err) : KLEIN_OK;
 }
 
 void checkpoint_place(struct checkpoint *c, checkpoint_placer *place, void *user)

@@ -58,9 +58,9 @@ enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part p
                                     int ndim, const int64_t *shape, struct tensor *out,
                                     struct klein_error *err);
 
-/* From now on checkpoint_tensor hands what it found to `place` before it returns it, with the part and the shape that was asked for:
+/* From now on checkpoint_tensor hands what it found to `place` before it returns it, with the part, name and shape that were asked for:
  * a device moves weights into its memory so. */
-typedef enum klein_status checkpoint_placer(void *user, enum checkpoint_part part, int ndim,
+typedef enum klein_status checkpoint_placer(void *user, enum checkpoint_part part, const char *name, int ndim,
                                             const int64_t *shape, struct tensor *t, struct klein_error *err);
 void checkpoint_place(struct checkpoint *c, checkpoint_placer *place, void *user);
 

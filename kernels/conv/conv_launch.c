@@ -20,7 +20,9 @@ static int aligned(struct tensor t)
 struct tensor conv_packed(int cout, int cin, int ksize, enum dtype act)
 {
     const int taps = ksize * ksize;
-    return (struct tensor){NULL, act, cout, cin * taps, (int64_t)taps * CONV_PADDED(cin)};
+    struct tensor t = tensor_of(NULL, act, cout, cin * taps);
+    t.ld = (int64_t)taps * CONV_PADDED(cin);
+    return t;
 }
 
 enum klein_status conv_pack(struct gpu *g, struct tensor packed, struct tensor w, int ksize,
@@ -124,7 +126,8 @@ static enum klein_status fill_scratch(struct gpu *g, const struct conv_args *a, 
                                       void *scratch, struct tensor *out, struct klein_error *err)
 {
     const struct tensor x = tensor_rows(a->x, b->x_first * a->w_px, b->x_rows * a->w_px);
-    *out = (struct tensor){scratch, x.dtype, x.rows, x.cols, CONV_PADDED(x.cols)};
+    *out = tensor_of(scratch, x.dtype, x.rows, x.cols);
+    out->ld = CONV_PADDED(x.cols);
     if (!a->norm.stats.ptr) return pointwise_copy(g, &(struct copy_args){*out, x}, err);
     return norm_gn_apply(g, &(struct gn_apply_args){*out, x, a->norm, 1}, err);
 }

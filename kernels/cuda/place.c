@@ -3,6 +3,7 @@
 #include "cuda.h"
 
 #include "../conv/conv_launch.h"
+#include "../gemm/quantise.h"
 #include "../pointwise/pointwise.h"
 #include "../../base/arena.h"
 
@@ -96,6 +97,47 @@ static enum klein_status convert(struct cuda_device *cuda, struct tensor to, str
     return KLEIN_OK;
 }
 
+static size_t rounded_up(size_t bytes)
+{
+    return (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+}
+
+/* Rows [at, at + n) of the matrix `from` as BF16, in scratch memory. */
+static enum klein_status rows_in_bf16(struct cuda_device *cuda, struct tensor from, int at, int n,
+                                      struct tensor *out, struct klein_error *err)
+{
+    const struct tensor raw = tensor_of(cuda->scratch, from.dtype, n, from.cols);
+    const size_t bytes = (size_t)n * (size_t)from.cols * dtype_size(from.dtype);
+    TRY(upload(cuda, raw.ptr, tensor_at(from, at, 0), bytes, err));
+    *out = raw;
+    if (raw.dtype == DT_BF16) return KLEIN_OK;
+    *out = tensor_of((char *)cuda->scratch + rounded_up(bytes), DT_BF16, n, from.cols);
+    return pointwise_copy(cuda->gpu, &(struct copy_args){.y = *out, .x = raw}, err);
+}
+
+static enum klein_status place_quantised(struct cuda_device *cuda, struct tensor *t, struct klein_error *err)
+{
+    const struct gpu *g = cuda->gpu;
+    const size_t bytes = rounded_up((size_t)t->rows * (size_t)t->cols),
+                 row = (size_t)t->cols * (dtype_size(t->dtype) + sizeof(bf16)),
+                 most = (CUDA_SCRATCH - ARENA_ALIGN) / row;
+    if (g->arch < 89)
+        return fail(err, KLEIN_E_UNSUPPORTED, "FP8 needs sm_89 (Ada) or later; %s is sm_%d: --precision bf16",
+                    g->name, g->arch);
+    if (!most) return fail(err, KLEIN_E_UNSUPPORTED, "a weight with rows of %d numbers is too wide", t->cols);
+    struct tensor to = tensor_of(NULL, DT_F8E4M3, t->rows, t->cols), band;
+    TRY(take(cuda, bytes + (size_t)t->rows * sizeof(float), &to.ptr, err));
+    to.scale = (float *)((char *)to.ptr + bytes);
+    for (int at = 0, n; at < to.rows; at += n) {
+        n = (size_t)(to.rows - at) < most ? to.rows - at : (int)most;
+        TRY(rows_in_bf16(cuda, *t, at, n, &band, err));
+        TRY(quantise_rows(cuda->gpu, tensor_rows(to, at, n), tensor_of(to.scale + at, DT_F32, 1, n), band,
+                          err));
+    }
+    *t = to;
+    return KLEIN_OK;
+}
+
 static enum klein_status place_conv(struct cuda_device *cuda, int ksize, enum dtype act, struct tensor *t,
                                     struct klein_error *err)
 {
@@ -119,6 +161,7 @@ enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dty
     gpu_op(cuda->gpu, "loading of weights", "");
     TRY(open_buffers(cuda, err));
     if (kind >= WEIGHT_CONV_1X1) return place_conv(cuda, kind == WEIGHT_CONV_3X3 ? 3 : 1, act, t, err);
+    if (kind == WEIGHT_MATRIX_E4M3) return place_quantised(cuda, t, err);
     struct tensor from = *t, to = from;
     to.dtype = kind == WEIGHT_VECTOR ? DT_F32 : act == DT_BF16 ? DT_BF16 : from.dtype;
     size_t bytes = (size_t)to.rows * (size_t)to.cols * dtype_size(to.dtype);

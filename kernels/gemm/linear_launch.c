@@ -1,12 +1,13 @@
 #include "linear_launch.h"
 #include "gemm_sm90_launch.h"
+#include "quantise.h"
 #include "../backend.h"
 #include "../pointwise/launch_rows.h"
 #include "../pointwise/pointwise.h"
 
 #include <stdlib.h>
 
-enum { SCRATCH_MAX = 32 << 20, GRID_Y_MAX = 65535, FAST_HEAD = 128, FEW_ROWS = 8 };
+enum { SCRATCH_MAX = 32 << 20, GRID_Y_MAX = 65535, FAST_HEAD = 128, FEW_ROWS = 8, E4M3_ARCH = 89 };
 
 /* ---- the op in pieces ------------------------------------------------------------------------------------------------- */
 
@@ -192,10 +193,14 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
                             up = p->kind == LINEAR_SEGMENT_SWIGLU
                                      ? weight_rows_from(&a->group[g].w, p->up, p->cols)
                                      : w;
-        if (w.dtype != DT_BF16 || !vectors_fit(w, 8) || !vectors_fit(up, 8)) return 0;
+        const int vector = 16 / (int)dtype_size(w.dtype);
+        if (w.dtype != DT_BF16 && !w.scale) return 0;
+        if (!vectors_fit(w, vector) || !vectors_fit(up, vector)) return 0;
         if (!is_f32_vector(p->bias[g]) || !is_f32_vector(p->gate[g]) || !is_f32_vector(p->norm[g])) return 0;
         s->group[g] = (struct linear_segment_weights){.w = w.ptr,
                                                       .up = up.ptr,
+                                                      .w_scale = w.scale,
+                                                      .up_scale = up.scale,
                                                       .bias = p->bias[g].ptr,
                                                       .gate = p->gate[g].ptr,
                                                       .norm = p->norm[g].ptr,
@@ -282,6 +287,48 @@ static enum klein_status launch_rounded(struct gpu *g, const struct linear_args 
     rounded.x = tensor_of(scratch, DT_BF16, a->x.rows, a->x.cols);
     TRY(pointwise_copy(g, &(struct copy_args){.y = rounded.x, .x = a->x}, err));
     return launch_matrix(g, &rounded, err);
+}
+
+/* ---- quantised weights ------------------------------------------------------------------------------------------------------ */
+
+static int is_quantised(const struct linear_args *a)
+{
+    return a->group[0].w.part[0].dtype == DT_F8E4M3;
+}
+
+/* Scratch of a row: x in e4m3 and its scale. */
+static size_t quantised_row(const struct linear_args *a)
+{
+    return (size_t)a->x.cols + sizeof(float);
+}
+
+static enum klein_status launch_quantised(struct gpu *g, const struct linear_args *a, void *scratch,
+                                          struct klein_error *err)
+{
+    struct linear_kernel_args k;
+    if (!kernel_args_of(a, &k) || a->x.cols % 16 || !vectors_fit(a->x, 8))
+        return fail(
+            err, KLEIN_E_UNSUPPORTED,
+            "linear: F8_E4M3 weights: whole, aligned 16 bytes, F32 vectors and heads of %d are needed",
+            FAST_HEAD);
+    const struct tensor x = tensor_of(scratch, DT_F8E4M3, a->x.rows, a->x.cols),
+                        scale = tensor_of(tensor_at(x, x.rows, 0), DT_F32, 1, x.rows);
+    TRY(quantise_rows(g, x, scale, a->x, err));
+    k.x = x.ptr, k.ldx = x.ld, k.x_scale = scale.ptr;
+    return gemm_launch(g, DT_F8E4M3, &k, err);
+}
+
+/* Bands of whole tiles where the scratch memory does not hold all rows. */
+static enum klein_status launch_e4m3(struct gpu *g, const struct linear_args *a, void *scratch,
+                                     size_t scratch_bytes, struct klein_error *err)
+{
+    enum { TILE = 128 };
+    if (g->arch < E4M3_ARCH)
+        return fail(err, KLEIN_E_UNSUPPORTED, "linear: FP8 needs sm_89 (Ada) or later; %s is sm_%d", g->name,
+                    g->arch);
+    const size_t rows = scratch_bytes / quantised_row(a);
+    if (rows >= (size_t)a->x.rows) return launch_quantised(g, a, scratch, err);
+    return for_each_band(g, a, rows < TILE ? rows : rows / TILE * TILE, launch_quantised, scratch, err);
 }
 
 /* ---- few rows of F32 ----------------------------------------------------------------------------------------------------------- */
@@ -395,7 +442,10 @@ static enum klein_status launch_simple(struct gpu *g, const struct linear_args *
 
 size_t linear_scratch(const struct linear_args *a)
 {
-    const size_t simple = product_row(a), rounded = rounded_row(a), row = simple > rounded ? simple : rounded;
+    const size_t simple = product_row(a), rounded = rounded_row(a),
+                 row = is_quantised(a)    ? quantised_row(a)
+                       : simple > rounded ? simple
+                                          : rounded;
     const size_t all = row * (size_t)a->x.rows;
     return all <= SCRATCH_MAX ? all : row > SCRATCH_MAX ? row : SCRATCH_MAX;
 }
@@ -406,6 +456,7 @@ enum klein_status linear_launch(struct gpu *g, const struct linear_args *a, void
     const char *forced = getenv("KLEIN_GEMM");
     if (!scratch) scratch_bytes = 0;
     struct linear_kernel_args k;
+    if (is_quantised(a)) return launch_e4m3(g, a, scratch, scratch_bytes, err);
     if (!forced || strcmp(forced, "linear_simple")) {
         const size_t row = rounded_row(a);
         if (few_rows_take(a)) return for_each_band(g, a, FEW_ROWS, launch_few_rows, NULL, err);

@@ -28,10 +28,11 @@ static inline float round_to(enum dtype act, float f)
     return act == DT_BF16 ? f32_from_bf16(bf16_from_f32(f)) : f;
 }
 
-/* A row of any float type as f32 values, each rounded to act first: the operands of products. */
+/* A row of any float type, quantised ones by what they stand for, as f32 values, each rounded to act first: the operands of products. */
 static inline void load_row(float *to, struct tensor t, int row, enum dtype act)
 {
     dtype_convert(to, DT_F32, tensor_at(t, row, 0), t.dtype, (size_t)t.cols);
+    for (int c = 0; t.scale && c < t.cols; c++) to[c] *= t.scale[row];
     for (int c = 0; act == DT_BF16 && c < t.cols; c++) to[c] = round_to(act, to[c]);
 }
 

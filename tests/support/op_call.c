@@ -122,7 +122,8 @@ static int add(struct maker *m, struct tensor *slot, enum dtype dtype, enum dtyp
     cr_assert(call->operands < OPERANDS);
     struct operand *o = &call->operand[call->operands];
     *o = (struct operand){.slot = slot, .output = how == NOTHING, .same_as = -1};
-    *slot = (struct tensor){NULL, dtype, rows, cols, cols + (rows > 1 ? call->c->gap : 0)};
+    *slot = tensor_of(NULL, dtype, rows, cols);
+    slot->ld += rows > 1 ? call->c->gap : 0;
     if (how != NOTHING) {
         o->values = malloc((size_t)rows * (size_t)cols * sizeof *o->values);
         cr_assert(o->values);

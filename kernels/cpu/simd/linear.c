@@ -152,6 +152,11 @@ static void store_row(const struct plan *p, const struct segment *s, int i, int 
     }
 }
 
+static void dequantise(void *to, enum dtype type, const uint8_t *from, float scale, int n)
+{
+    for (int i = 0; i < n; i++) f32_store(to, type, (size_t)i, f32_from_f8e4m3(from[i]) * scale);
+}
+
 /* acc = x times weight rows [first, first + n), piece by piece where they lie in several parts. */
 static enum klein_status multiply(const struct plan *p, struct cpu_device *cpu, struct tensor x,
                                   const struct weight *w, int first, int n, float *acc, char *panel)
@@ -165,7 +170,10 @@ static enum klein_status multiply(const struct plan *p, struct cpu_device *cpu, 
         if (b.dtype != p->type) {
             struct tensor converted = tensor_of(panel, p->type, here, k);
             for (int r = 0; r < here; r++)
-                ISA(convert)(row_of(converted, r), p->type, row_of(b, r), b.dtype, k);
+                if (b.scale)
+                    dequantise(row_of(converted, r), p->type, row_of(b, r), b.scale[r], k);
+                else
+                    ISA(convert)(row_of(converted, r), p->type, row_of(b, r), b.dtype, k);
             b = converted;
         }
         TRY(dnn_matmul(cpu->dnn, omp_get_thread_num(),
