@@ -107,7 +107,8 @@ static enum klein_status open_random(struct bench *b, struct klein_error *err)
     struct klein_open_options options = {.size = sizeof options,
                                          .device = s->device.device,
                                          .threads = s->device.threads,
-                                         .dtype = (enum klein_dtype)s->device.dtype};
+                                         .dtype = (enum klein_dtype)s->device.dtype,
+                                         .precision = (enum klein_precision)s->device.precision};
     struct model_config config;
     struct checkpoint *c;
     if (s->config) {
@@ -257,10 +258,11 @@ static int print_ops(const struct bench *b)
 
 static enum klein_status print_text(const struct bench *b, struct klein_error *err)
 {
-    printf("%s%s, %dx%d, %d reference%s, %d step%s, on %s in %s with %d thread%s\n", b->model.name,
+    printf("%s%s, %dx%d, %d reference%s, %d step%s, on %s in %s%s with %d thread%s\n", b->model.name,
            b->s->config || b->s->random ? " (random weights)" : "", b->plan.width, b->plan.height,
            b->request.n_references, b->request.n_references == 1 ? "" : "s", b->plan.steps,
-           b->plan.steps == 1 ? "" : "s", b->model.device, b->model.dtype, b->klein->device->threads,
+           b->plan.steps == 1 ? "" : "s", b->model.device, b->model.dtype,
+           b->klein->fp8 ? ", blocks in fp8," : "", b->klein->device->threads,
            b->klein->device->threads == 1 ? "" : "s");
     printf("median of %d run%s after one to warm up; peak of this processor, just measured: %.4f TFLOP/s\n\n",
            b->runs, b->runs == 1 ? "" : "s", b->peak / 1e12);
@@ -297,12 +299,12 @@ static enum klein_status print_json(const struct bench *b, struct klein_error *e
                                                 stage_flops(b, i), "flop_per_second", rate, "of_peak",
                                                 rate / b->peak, "runs", all));
     }
-    json_t *o =
-        json_pack("{s:s, s:b, s:i, s:i, s:i, s:i, s:s, s:s, s:i, s:f, s:I, s:o}", "model", b->model.name,
-                  "random", b->s->config || b->s->random, "width", b->plan.width, "height", b->plan.height,
-                  "steps", b->plan.steps, "references", b->request.n_references, "device", b->model.device,
-                  "dtype", b->model.dtype, "threads", b->klein->device->threads, "peak_flop_per_second",
-                  b->peak, "resident_bytes", (json_int_t)peak_memory(), "stages", stages);
+    json_t *o = json_pack(
+        "{s:s, s:b, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:i, s:f, s:I, s:o}", "model", b->model.name, "random",
+        b->s->config || b->s->random, "width", b->plan.width, "height", b->plan.height, "steps",
+        b->plan.steps, "references", b->request.n_references, "device", b->model.device, "dtype",
+        b->model.dtype, "precision", b->model.precision, "threads", b->klein->device->threads,
+        "peak_flop_per_second", b->peak, "resident_bytes", (json_int_t)peak_memory(), "stages", stages);
     if (b->s->ops && o) failed |= json_object_set_new(o, "ops", ops_json(b));
     failed |= !o || json_dumpf(o, stdout, JSON_COMPACT);
     putchar('\n');

@@ -317,7 +317,8 @@ static enum klein_status write_picture(struct generation *g, int i, const struct
                            .model = g->model.name,
                            .noise = noise_name(s),
                            .device = g->model.device,
-                           .dtype = g->model.dtype};
+                           .dtype = g->model.dtype,
+                           .precision = g->model.precision};
     if (!s->no_metadata && !(text = parameters_text(&p)))
         return fail(err, KLEIN_E_NO_MEMORY, "no memory for metadata");
     enum { QUALITY = 92 }; /* of `standard` above */

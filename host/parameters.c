@@ -38,6 +38,7 @@ char *parameters_text(const struct parameters *p)
     put(out, "Noise", p->noise);
     put(out, "Device", p->device);
     put(out, "Dtype", p->dtype);
+    if (strcmp(p->precision, p->dtype)) put(out, "Precision", p->precision);
     fprintf(out, ", Latents: %016" PRIx64 ", Version: klein %s", p->latent_hash, KLEIN_VERSION);
     int failed = ferror(out);
     if (fclose(out) || failed) {

@@ -11,7 +11,7 @@ struct parameters {
     int steps, width, height, references;
     float guidance;
     uint64_t seed, latent_hash;
-    const char *model, *noise, *dtype, *device;
+    const char *model, *noise, *dtype, *precision, *device;
 };
 
 /* malloc'ed; NULL when out of memory. */

@@ -12,9 +12,9 @@
 void report_request(const struct klein_request *request, const struct klein_model_info *model,
                     const char *const *reference_names)
 {
-    message(MESSAGE_NOTE, "%s%s, %s parameters, licence %s, on %s in %s", model->name,
+    message(MESSAGE_NOTE, "%s%s, %s parameters, licence %s, on %s in %s%s", model->name,
             model->toy ? " (a toy)" : "", quantity((double)model->parameters).text, model->license,
-            model->device, model->dtype);
+            model->device, model->dtype, strcmp(model->precision, "fp8") ? "" : ", blocks in fp8");
     for (int i = 0; i < request->n_references; i++) {
         const struct klein_image *image = &request->references[i];
         struct klein_error ignored = {0};
@@ -76,13 +76,13 @@ enum klein_status report_json(const struct report *r, FILE *out, struct klein_er
     const struct klein_result *result = r->result;
     const struct klein_model_info *model = r->model;
     json_t *warnings = result->warning[0] ? json_pack("[s]", result->warning) : json_array();
-    json_t *o = json_pack("{s:o, s:s?, s:i, s:i, s:i, s:f, s:i, s:i, s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:s}",
-                          "images", files_json(r), "prompt", r->request->prompt, "width", result->width,
-                          "height", result->height, "steps", result->steps, "guidance",
-                          (double)result->guidance, "prompt_tokens", result->prompt_tokens, "references",
-                          r->request->n_references, "noise", r->noise, "model", model->name, "toy",
-                          model->toy, "device", model->device, "dtype", model->dtype, "seconds",
-                          seconds_json(result), "warnings", warnings, "version", klein_version());
+    json_t *o = json_pack(
+        "{s:o, s:s?, s:i, s:i, s:i, s:f, s:i, s:i, s:s, s:s, s:b, s:s, s:s, s:s, s:o, s:o, s:s}", "images",
+        files_json(r), "prompt", r->request->prompt, "width", result->width, "height", result->height,
+        "steps", result->steps, "guidance", (double)result->guidance, "prompt_tokens", result->prompt_tokens,
+        "references", r->request->n_references, "noise", r->noise, "model", model->name, "toy", model->toy,
+        "device", model->device, "dtype", model->dtype, "precision", model->precision, "seconds",
+        seconds_json(result), "warnings", warnings, "version", klein_version());
     if (r->dump && o) json_object_set_new(o, "dump", json_string(r->dump));
     int failed = !o || json_dumpf(o, out, JSON_COMPACT | JSON_REAL_PRECISION(9));
     fputc('\n', out);

@@ -34,6 +34,9 @@ const struct cli_option device_options[] = {
     {0, "graph", "WHAT", CLI_CHOICE, AT(graph),
      .help = "what a GPU launches as one: the stages, the whole request, or (off) each operation",
      .standard = "stages", .choices = "stages|request|off"},
+    {0, "precision", "TYPE", CLI_CHOICE, AT(precision),
+     .help = "number format in which the transformer's blocks multiply; fp8 needs a GPU since Ada (sm_89)",
+     .standard = "bf16", .choices = "bf16|fp8"},
     {0},
 };
 
@@ -115,6 +118,7 @@ enum klein_status model_open(const struct model_settings *m, const struct device
     options.device = d->device;
     options.threads = d->threads;
     options.dtype = (enum klein_dtype)d->dtype;
+    options.precision = (enum klein_precision)d->precision;
     if (demo && !quiet)
         message(MESSAGE_NOTE,
                 "using the demo model %s, a toy that knows one small world; an official one: -m DIR",

@@ -15,7 +15,8 @@ struct device_settings {
     const char *device;
     int dtype; /* enum klein_dtype */
     int threads;
-    int graph; /* enum klein_graph */
+    int graph;     /* enum klein_graph */
+    int precision; /* enum klein_precision */
 };
 struct message_settings {
     int quiet, verbose;

@@ -108,7 +108,8 @@ Test(host_files, parameters_as_web_uis_read_them)
                            .model = "klein 4B",
                            .noise = "torch",
                            .device = "cpu",
-                           .dtype = "bf16"};
+                           .dtype = "bf16",
+                           .precision = "bf16"};
     char *text = parameters_text(&p);
     cr_assert_str_eq(
         text,
