@@ -67,6 +67,15 @@ static enum klein_status open_device(struct klein *k, const struct klein_open_op
     return KLEIN_OK;
 }
 
+/* Whether the device multiplies weights that are in e4m3 in the files. */
+static int quantised_files(const struct klein *k)
+{
+    struct checkpoint_entry e;
+    for (int i = 0; k->device->place && checkpoint_entries(k->checkpoint, i, &e); i++)
+        if (e.dtype == DT_F8E4M3) return 1;
+    return 0;
+}
+
 enum klein_status context_open(struct checkpoint *checkpoint, const struct klein_open_options *options,
                                struct klein **out, struct klein_error *err)
 {
@@ -83,6 +92,7 @@ enum klein_status context_open(struct checkpoint *checkpoint, const struct klein
     k->model = m;
     enum klein_status status = open_device(k, options, err);
     if (status == KLEIN_OK) status = model_place(m, checkpoint, k->device, k->act, k->fp8, err);
+    k->fp8 = status == KLEIN_OK && (k->fp8 || quantised_files(k));
     if (status == KLEIN_OK && checkpoint_tokenizer_dir(checkpoint))
         status = tokenizer_open(checkpoint_tokenizer_dir(checkpoint), &k->tokenizer, err);
     if (status != KLEIN_OK) {

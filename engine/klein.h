@@ -29,7 +29,8 @@ enum klein_graph { KLEIN_GRAPH_STAGES, KLEIN_GRAPH_REQUEST, KLEIN_GRAPH_OFF };
 
 enum klein_dtype { KLEIN_DTYPE_AUTO, KLEIN_DTYPE_F32, KLEIN_DTYPE_BF16 };
 /* In what the transformer's blocks multiply: as all else does, or in FP8: e4m3 with a scale per row of the weights, made when the model
- * is opened, and per token. For GPUs since Ada (sm_89), with activations in BF16; needs half of the memory for these weights. */
+ * is opened, and per token. For GPUs since Ada (sm_89), with activations in BF16; needs half of the memory for these weights. Files whose
+ * weights are in e4m3 are taken as they are: such a GPU multiplies them in FP8 whatever this says, the processor what they stand for. */
 enum klein_precision { KLEIN_PRECISION_BF16, KLEIN_PRECISION_FP8 };
 enum klein_variant { KLEIN_VARIANT_AUTO, KLEIN_VARIANT_DISTILLED, KLEIN_VARIANT_BASE };
 /* Noise of a seed: what torch.randn gives with torch.Generator("cpu").manual_seed(seed), drawn as [1, 128,

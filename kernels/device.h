@@ -9,7 +9,7 @@ struct device_options {
 };
 
 /* How a weight is used: a vector (norm weights, biases, statistics); a matrix [n, k] of linear or embed; one of linear that is to be
- * multiplied in FP8, so quantised to F8_E4M3 with scales; a convolution [cout, cin * ksize * ksize] in OIHW. */
+ * multiplied in FP8, so quantised to F8_E4M3 with scales unless it is already; a convolution [cout, cin * ksize * ksize] in OIHW. */
 enum weight_kind { WEIGHT_VECTOR, WEIGHT_MATRIX, WEIGHT_MATRIX_E4M3, WEIGHT_CONV_1X1, WEIGHT_CONV_3X3 };
 
 enum { DEVICE_MARKS = 512 };

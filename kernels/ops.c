@@ -132,7 +132,6 @@ static enum klein_status check_quantised(const struct linear_args *a, struct kle
     for (int g = 0; g < groups; g++) quantised += a->group[g].w.part[0].dtype == DT_F8E4M3;
     if (!quantised) return KLEIN_OK;
     RULE(quantised == groups);
-    NEED(a->x, BF16, ANY, ANY);
     RULE(a->epilogue != LINEAR_SILU);
     return KLEIN_OK;
 }

@@ -69,8 +69,8 @@ struct adaln_args {
  *                    [m, hd/2] f32.
  * Rounding: f32 from the accumulator to the stored value.
  *
- * All weights of a call may be F8_E4M3 with scales (struct tensor), if x is BF16; not with SILU. A device
- * that multiplies e4m3 then quantises x in the same way, each row by itself (scale = largest magnitude /
+ * All weights of a call may be F8_E4M3 with scales (struct tensor); not with SILU. A device that multiplies
+ * e4m3 takes BF16 x then and quantises it in the same way, each row by itself (scale = largest magnitude /
  * 448), and y is of the products of what these two stand for; the others multiply x by what the weights
  * stand for, rounded to act as ever. */
 enum linear_epilogue { LINEAR_PLAIN, LINEAR_SILU, LINEAR_RESIDUAL, LINEAR_SWIGLU, LINEAR_QKV };

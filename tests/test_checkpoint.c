@@ -570,7 +570,7 @@ Test(checkpoint, wrong_tensors_are_named)
         {TRANSFORMER, DOUBLE("proj_out.weight", "double_blocks.0.img_mod.lin.weight"), KLEIN_E_UNSUPPORTED,
          "is it FLUX.1?"},
         {TRANSFORMER, DTYPE("proj_out.weight", DT_F8E4M3), KLEIN_E_UNSUPPORTED,
-         "proj_out.weight is F8_E4M3; quantised checkpoints are not supported yet"},
+         "proj_out.weight is F8_E4M3 without a weight_scale"},
         {TRANSFORMER, DTYPE("proj_out.weight", DT_U8), KLEIN_E_UNSUPPORTED, "is U8; quantised"},
         {TRANSFORMER, DTYPE("proj_out.weight", DT_I32), KLEIN_E_UNSUPPORTED, "is I32; quantised"},
         {TEXT, DROP("model.layers.2.mlp.up_proj.weight"), KLEIN_E_MODEL_CORRUPT,

@@ -262,7 +262,7 @@ EACH_BACKEND(models, small_decoder)
     OK(checkpoint_open(
         &(struct checkpoint_paths){.model = GOLDEN_MODEL("tiny"), .vae = GOLDEN_MODEL("small-decoder/vae")},
         &f.checkpoint, &err));
-    OK(model_place(f.model, f.checkpoint, f.device, DT_F32, &err));
+    OK(model_place(f.model, f.checkpoint, f.device, DT_F32, 0, &err));
     struct st_file *file = golden_open(GOLDEN("small_decoder.safetensors"));
     vae_size(&f, file, 64, 48, 0);
     st_close(file);

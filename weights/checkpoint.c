@@ -3,6 +3,7 @@
 #include "random.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,7 @@ void checkpoint_close(struct checkpoint *c)
     for (int i = 0; i < c->n_asked; i++) {
         if (c->asked[i].memory) munmap(c->asked[i].memory, c->asked[i].bytes);
         free((char *)c->asked[i].entry.name);
+        free(c->asked[i].scale);
     }
     for (int p = 0; p < PART_COUNT; p++) part_close(&c->part[p]);
     free(c->asked);
@@ -127,11 +129,62 @@ static int same_shape(const struct source *s, int ndim, const int64_t *shape)
     return 1;
 }
 
-static enum klein_status take_from_file(struct checkpoint *c, enum checkpoint_part part, const char *name,
-                                        int ndim, const int64_t *shape, const void **data, enum dtype *dtype,
+/* The tensor `suffix` of the layer whose weight is `weight`, marked as used; NULL if there is none. */
+static const struct st_tensor *take_beside(struct part *p, const struct source *weight, const char *suffix)
+{
+    char name[256];
+    const char *all = weight->tensor->name, *end = strrchr(all, '.');
+    int n = end ? snprintf(name, sizeof name, "%.*s.%s", (int)(end - all), all, suffix) : 0;
+    if (n <= 0 || n >= (int)sizeof name) return NULL;
+    const struct st_tensor *t = st_find(weight->file, name);
+    for (int i = 0; t && i < p->sources; i++)
+        if (p->source[i].tensor == t) p->source[i].used = 1;
+    return t;
+}
+
+/* The scales of the rows of s: one number for the whole matrix or one per row. input_scale is for an x that is quantised by one number
+ * known beforehand; klein quantises each row of x by its own. source: model 2.3 */
+static enum klein_status take_scales(struct part *p, const struct source *s, struct asked *a,
+                                     struct klein_error *err)
+{
+    const struct st_tensor *scale = take_beside(p, s, "weight_scale");
+    const char *file = st_path(s->file), *name = s->tensor->name;
+    size_t rows = (size_t)a->entry.shape[0], n = scale ? scale->bytes / sizeof(float) : 0;
+    take_beside(p, s, "input_scale");
+    if (!scale)
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "%s: tensor %.120s is F8_E4M3 without a weight_scale beside it; use the BF16 checkpoint",
+                    file, name);
+    if (scale->dtype != DT_F32 || (n != 1 && n != rows * (size_t)s->pieces) || (uintptr_t)scale->data % 4)
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "%s: tensor %.120s: not one F32 number, nor one for each row of the weight", file,
+                    scale->name);
+    const float *from = (const float *)scale->data + (n == 1 ? 0 : rows * (size_t)s->piece);
+    a->scale = malloc(rows * sizeof *a->scale);
+    if (!a->scale) return fail(err, KLEIN_E_NO_MEMORY, "no memory for the scales of %s", name);
+    for (size_t r = 0; r < rows; r++) {
+        a->scale[r] = from[n == 1 ? 0 : r];
+        if (!(a->scale[r] > 0 && isfinite(a->scale[r])))
+            return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: tensor %.120s has a scale of %g", file, scale->name,
+                        (double)a->scale[r]);
+    }
+    return KLEIN_OK;
+}
+
+static int is_weight_type(enum checkpoint_part part, int ndim, enum dtype type)
+{
+    if (type == DT_F8E4M3) return part == PART_TRANSFORMER && ndim == 2;
+    return type == DT_F32 || type == DT_BF16 || type == DT_F16;
+}
+
+static enum klein_status take_from_file(struct checkpoint *c, struct asked *a, const void **data,
                                         struct klein_error *err)
 {
-    const struct part *p = &c->part[part];
+    const enum checkpoint_part part = a->entry.part;
+    const char *name = a->entry.name;
+    const int ndim = a->entry.ndim;
+    const int64_t *shape = a->entry.shape;
+    struct part *p = &c->part[part];
     struct source *s = part_find(p, name);
     char wanted[96], found[96], alias[LAYOUT_NAME_MAX + 16] = "";
     shape_text(wanted, ndim, shape, shape[0]);
@@ -144,11 +197,11 @@ static enum klein_status take_from_file(struct checkpoint *c, enum checkpoint_pa
     const struct st_tensor *t = s->tensor;
     const char *file = st_path(s->file);
     if (strcmp(t->name, name)) snprintf(alias, sizeof alias, " (for %s)", name);
-    if (t->dtype != DT_F32 && t->dtype != DT_BF16 && t->dtype != DT_F16)
-        return fail(
-            err, KLEIN_E_UNSUPPORTED,
-            "%s: tensor %.120s%s is %s; quantised checkpoints are not supported yet, use the BF16 one", file,
-            t->name, alias, t->dtype_text);
+    if (!is_weight_type(part, ndim, t->dtype))
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "%s: tensor %.120s%s is %s; quantised checkpoints of this kind are not supported, use "
+                    "the BF16 one",
+                    file, t->name, alias, t->dtype_text);
     if (!same_shape(s, ndim, shape))
         return fail(err, KLEIN_E_MODEL_CORRUPT, "%s: tensor %.120s%s is %s%s, %s is expected", file, t->name,
                     alias, shape_text(found, t->ndim, t->shape, t->ndim ? source_dim(s, 0) : 1),
@@ -160,8 +213,8 @@ static enum klein_status take_from_file(struct checkpoint *c, enum checkpoint_pa
                     "safetensors",
                     file, t->name);
     *data = (const char *)t->data + t->bytes / (size_t)s->pieces * (size_t)s->piece;
-    *dtype = t->dtype;
-    return KLEIN_OK;
+    a->entry.dtype = t->dtype;
+    return t->dtype == DT_F8E4M3 ? take_scales(p, s, a, err) : KLEIN_OK;
 }
 
 static enum klein_status make_random(struct checkpoint *c, struct asked *a, size_t elements,
@@ -198,21 +251,21 @@ enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part p
                     cols);
 
     const void *data = NULL;
-    enum dtype dtype = c->dtype;
     struct asked *a = append_asked(c, part, name, ndim, shape, err);
     if (!a) return err->status;
+    a->entry.dtype = c->dtype;
     if (c->kind == FROM_FILES) {
-        TRY(take_from_file(c, part, name, ndim, shape, &data, &dtype, err));
+        TRY(take_from_file(c, a, &data, err));
     } else {
         for (const struct asked *b = c->asked; b < a; b++) /* the model asks for a tensor once */
             CHECK(b->hash != a->hash || b->entry.part != part || strcmp(b->entry.name, name));
         if (c->kind == RANDOM) TRY(make_random(c, a, elements, err));
         data = c->kind == RANDOM ? a->memory : (void *)c->next_address;
-        c->next_address += (elements * dtype_size(dtype) + FAKE_ALIGN - 1) / FAKE_ALIGN * FAKE_ALIGN;
+        c->next_address += (elements * dtype_size(c->dtype) + FAKE_ALIGN - 1) / FAKE_ALIGN * FAKE_ALIGN;
     }
-    a->entry.dtype = dtype;
-    *out =
-        tensor_of((void *)data, dtype, (int)rows, (int)cols); /* what is mapped read-only is never written */
+    /* what is mapped read-only is never written */
+    *out = tensor_of((void *)data, a->entry.dtype, (int)rows, (int)cols);
+    out->scale = a->scale;
     return c->place ? c->place(c->place_user, part, name, ndim, shape, out, err) : KLEIN_OK;
 }
 

@@ -51,8 +51,8 @@ const char *checkpoint_tokenizer_dir(const struct checkpoint *c);
 const char *checkpoint_license(const struct checkpoint *c);
 
 /* The tensor of that canonical name, marked as used. ndim and shape are what the model needs; the view has rows = shape[0]
- * (1 if ndim == 1) and cols = the product of the rest; trailing ones of a shape do not count. dtype F32, BF16 or F16. Asking twice
- * is a bug. KLEIN_E_MODEL_CORRUPT naming file, tensor, found and expected otherwise; KLEIN_E_UNSUPPORTED for other dtypes (quantised
+ * (1 if ndim == 1) and cols = the product of the rest; trailing ones of a shape do not count. dtype F32, BF16 or F16; matrices of
+ * the transformer also F8_E4M3, with scales from the file's weight_scale. Asking twice is a bug. KLEIN_E_MODEL_CORRUPT naming file, tensor, found and expected otherwise; KLEIN_E_UNSUPPORTED for other dtypes (quantised
  * files) and misaligned data. Sticky like run: after the first failure returns err->status at once. */
 enum klein_status checkpoint_tensor(struct checkpoint *c, enum checkpoint_part part, const char *name,
                                     int ndim, const int64_t *shape, struct tensor *out,

@@ -151,7 +151,7 @@ static int one_name(struct layout *out, const char *name)
     return snprintf(out->name[0], LAYOUT_NAME_MAX, "%s", name) < LAYOUT_NAME_MAX;
 }
 
-int layout_translate(enum checkpoint_part part, const char *name, struct layout *out)
+static int translate(enum checkpoint_part part, const char *name, struct layout *out)
 {
     char full[LAYOUT_NAME_MAX];
     const char *original = name;
@@ -176,6 +176,23 @@ int layout_translate(enum checkpoint_part part, const char *name, struct layout 
         return 1;
     }
     return name != original && one_name(out, name);
+}
+
+/* The scales of a quantised weight go where it goes; those of a fused one with its first piece. */
+int layout_translate(enum checkpoint_part part, const char *name, struct layout *out)
+{
+    static const char weight[] = ".weight", *const scales[] = {".weight_scale", ".input_scale"};
+    char of_weight[LAYOUT_NAME_MAX];
+    for (int i = 0; i < 2 && part == PART_TRANSFORMER; i++) {
+        size_t n = strlen(name), suffix = strlen(scales[i]);
+        if (n <= suffix || n >= LAYOUT_NAME_MAX || strcmp(name + n - suffix, scales[i])) continue;
+        snprintf(of_weight, sizeof of_weight, "%.*s%s", (int)(n - suffix), name, weight);
+        if (!translate(part, of_weight, out)) return 0;
+        size_t stem = strlen(out->name[0]) - strlen(weight);
+        out->n = 1;
+        return stem + suffix < LAYOUT_NAME_MAX && strcpy(out->name[0] + stem, scales[i]);
+    }
+    return translate(part, name, out);
 }
 
 int layout_ignored(enum checkpoint_part part, const char *name, int text_layers)

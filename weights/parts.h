@@ -49,6 +49,7 @@ struct asked {
     uint64_t hash;                 /* of the name */
     void *memory;                  /* random checkpoints: the tensor's own mapping */
     size_t bytes;
+    float *scale; /* quantised matrices: of each row */
 };
 
 struct checkpoint {

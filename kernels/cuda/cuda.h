@@ -30,7 +30,7 @@ extern const struct op_table cuda_ops;
 extern const struct device_graphs cuda_graphs;
 
 /* struct device's place: uploads through pinned buffers and converts on the device. Vectors become F32, matrices BF16 in BF16
- * runs (in F32 runs they stay what they are) or e4m3 of the BF16 numbers (sm_89 and later), convolutions are packed (conv_launch.h). */
+ * runs (in F32 runs they stay what they are) or e4m3 of the BF16 numbers (sm_89 and later; so are those that come in it), convolutions are packed (conv_launch.h). */
 enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
                              struct klein_error *err);
 void cuda_unplace(struct cuda_device *cuda);

@@ -115,25 +115,43 @@ static enum klein_status rows_in_bf16(struct cuda_device *cuda, struct tensor fr
     return pointwise_copy(cuda->gpu, &(struct copy_args){.y = *out, .x = raw}, err);
 }
 
-static enum klein_status place_quantised(struct cuda_device *cuda, struct tensor *t, struct klein_error *err)
+/* What is in e4m3 already stays as it is, all else is quantised. */
+static enum klein_status fill_quantised(struct cuda_device *cuda, struct tensor to, struct tensor from,
+                                        struct klein_error *err)
 {
-    const struct gpu *g = cuda->gpu;
-    const size_t bytes = rounded_up((size_t)t->rows * (size_t)t->cols),
-                 row = (size_t)t->cols * (dtype_size(t->dtype) + sizeof(bf16)),
+    if (from.dtype == to.dtype) {
+        TRY(upload(cuda, to.ptr, from.ptr, (size_t)to.rows * (size_t)to.cols, err));
+        return upload(cuda, to.scale, from.scale, (size_t)to.rows * sizeof *to.scale, err);
+    }
+    const size_t row = (size_t)from.cols * (dtype_size(from.dtype) + sizeof(bf16)),
                  most = (CUDA_SCRATCH - ARENA_ALIGN) / row;
-    if (g->arch < 89)
-        return fail(err, KLEIN_E_UNSUPPORTED, "FP8 needs sm_89 (Ada) or later; %s is sm_%d: --precision bf16",
-                    g->name, g->arch);
-    if (!most) return fail(err, KLEIN_E_UNSUPPORTED, "a weight with rows of %d numbers is too wide", t->cols);
-    struct tensor to = tensor_of(NULL, DT_F8E4M3, t->rows, t->cols), band;
-    TRY(take(cuda, bytes + (size_t)t->rows * sizeof(float), &to.ptr, err));
-    to.scale = (float *)((char *)to.ptr + bytes);
+    if (!most)
+        return fail(err, KLEIN_E_UNSUPPORTED, "a weight with rows of %d numbers is too wide", from.cols);
     for (int at = 0, n; at < to.rows; at += n) {
+        struct tensor band;
         n = (size_t)(to.rows - at) < most ? to.rows - at : (int)most;
-        TRY(rows_in_bf16(cuda, *t, at, n, &band, err));
+        TRY(rows_in_bf16(cuda, from, at, n, &band, err));
         TRY(quantise_rows(cuda->gpu, tensor_rows(to, at, n), tensor_of(to.scale + at, DT_F32, 1, n), band,
                           err));
     }
+    return KLEIN_OK;
+}
+
+static enum klein_status place_quantised(struct cuda_device *cuda, enum dtype act, struct tensor *t,
+                                         struct klein_error *err)
+{
+    const struct gpu *g = cuda->gpu;
+    const size_t bytes = rounded_up((size_t)t->rows * (size_t)t->cols);
+    if (g->arch < 89)
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "FP8 needs sm_89 (Ada) or later; %s is sm_%d: take BF16 weights and --precision bf16",
+                    g->name, g->arch);
+    if (act != DT_BF16)
+        return fail(err, KLEIN_E_UNSUPPORTED, "%s multiplies FP8 by FP8 only: --dtype bf16", g->name);
+    struct tensor to = tensor_of(NULL, DT_F8E4M3, t->rows, t->cols);
+    TRY(take(cuda, bytes + (size_t)t->rows * sizeof(float), &to.ptr, err));
+    to.scale = (float *)((char *)to.ptr + bytes);
+    TRY(fill_quantised(cuda, to, *t, err));
     *t = to;
     return KLEIN_OK;
 }
@@ -161,7 +179,7 @@ enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dty
     gpu_op(cuda->gpu, "loading of weights", "");
     TRY(open_buffers(cuda, err));
     if (kind >= WEIGHT_CONV_1X1) return place_conv(cuda, kind == WEIGHT_CONV_3X3 ? 3 : 1, act, t, err);
-    if (kind == WEIGHT_MATRIX_E4M3) return place_quantised(cuda, t, err);
+    if (kind == WEIGHT_MATRIX_E4M3 || t->dtype == DT_F8E4M3) return place_quantised(cuda, act, t, err);
     struct tensor from = *t, to = from;
     to.dtype = kind == WEIGHT_VECTOR ? DT_F32 : act == DT_BF16 ? DT_BF16 : from.dtype;
     size_t bytes = (size_t)to.rows * (size_t)to.cols * dtype_size(to.dtype);

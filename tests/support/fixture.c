@@ -13,7 +13,7 @@ void fixture_open(struct fixture *f, const char *model, const char *device, enum
     f->model = malloc(sizeof *f->model);
     cr_assert(f->model);
     OK(device_open(test_device(device), &(struct device_options){.threads = 2}, &f->device, &err));
-    OK(model_place(f->model, f->checkpoint, f->device, act, &err));
+    OK(model_place(f->model, f->checkpoint, f->device, act, 0, &err));
     void *memory = f->device->alloc(f->device, ARENA_BYTES);
     cr_assert(memory);
     arena_over(&f->arena, memory, ARENA_BYTES);

@@ -1,0 +1,788 @@
+/* --precision fp8 from the op to the picture, on the soft GPU: op linear with quantised weights against ref on what the quantised numbers
+ * stand for; blocks of real width and the demo checkpoint against BF16; what is refused. The e4m3 kernels by themselves:
+ * test_kernels_linear.c, test_kernels_gemm_sm90.c. --verbose prints the errors that were measured. */
+#include "support/judge.h"
+#include "support/models.h"
+#include "support/support.h"
+
+#include "../engine/context.h"
+#include "../kernels/cuda/cuda.h"
+#include "../kernels/gemm/linear_launch.h"
+#include "../kernels/gemm/quantise.h"
+#include "../kernels/soft/softgpu.h"
+#include "../weights/checkpoint.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct klein_error err;
+
+/* The device's name: "soft CHIP" is the soft GPU as that chip from now on, "soft CHIP quick" without its look for races, "truncating"
+ * with sums of FP8 as Hopper is said to make them: 13 fraction bits, the rest cut off. */
+static const char *device_of(const char *spec)
+{
+    struct softgpu_config c;
+    if (strncmp(spec, "soft ", 5)) return spec;
+    cr_assert(softgpu_config_from_env(&c));
+    cr_assert(sscanf(spec, "soft %15s", c.arch) == 1);
+    c.check_races = !strstr(spec, " quick");
+    c.truncate_fp8 = strstr(spec, " truncating") != NULL;
+    cr_assert(softgpu_configure(&c));
+    return "soft";
+}
+
+/* ---- op linear ---------------------------------------------------------------------------------------------------------- */
+
+enum { M = 150, K = 208, COLS = 136, HEADS = 2, HD = 128, KEPT = 64 };
+
+/* Two devices and what a call has on them; `host` is what ref computes with. */
+struct bench {
+    struct device *dev, *ref;
+    void *on_device[KEPT], *on_host[KEPT];
+    int devices, hosts;
+    uint64_t seed;
+};
+
+static struct bench bench_open(const char *chip, const char *seed, const char *async)
+{
+    struct bench b = {.seed = 1};
+    setenv("KLEIN_SOFT_SEED", seed, 1); /* device_of reads them again */
+    setenv("KLEIN_SOFT_ASYNC", async, 1);
+    OK(device_open(device_of(chip), &(struct device_options){0}, &b.dev, &err));
+    OK(device_open("ref", &(struct device_options){.threads = 1}, &b.ref, &err));
+    return b;
+}
+
+static void forget(struct bench *b)
+{
+    while (b->devices) b->dev->free(b->dev, b->on_device[--b->devices], 0);
+    while (b->hosts) free(b->on_host[--b->hosts]);
+}
+
+static void bench_close(struct bench *b)
+{
+    forget(b);
+    device_close(b->dev);
+    device_close(b->ref);
+}
+
+static struct tensor on_host(struct bench *b, enum dtype type, int rows, int cols)
+{
+    void *p = malloc((size_t)rows * (size_t)cols * dtype_size(type));
+    cr_assert(p && b->hosts < KEPT);
+    b->on_host[b->hosts++] = p;
+    return tensor_of(p, type, rows, cols);
+}
+
+static size_t bytes_of(struct tensor t)
+{
+    return (size_t)t.rows * (size_t)t.cols * dtype_size(t.dtype);
+}
+
+/* A copy of t on the device; memory of 0xff, NaN, if t has none. */
+static struct tensor on_device(struct bench *b, struct tensor t)
+{
+    struct tensor d = t;
+    d.ptr = b->dev->alloc(b->dev, bytes_of(t));
+    cr_assert(d.ptr && b->devices < KEPT);
+    b->on_device[b->devices++] = d.ptr;
+    void *from = t.ptr ? t.ptr : memset(malloc(bytes_of(t)), 0xff, bytes_of(t));
+    OK(b->dev->upload(b->dev, d.ptr, from, bytes_of(t), &err));
+    if (!t.ptr) free(from);
+    return d;
+}
+
+static struct tensor from_device(struct bench *b, struct tensor d)
+{
+    struct tensor t = on_host(b, d.dtype, d.rows, d.cols);
+    OK(b->dev->download(b->dev, t.ptr, d.ptr, bytes_of(t), &err));
+    return t;
+}
+
+static float draw(uint64_t *state) /* most near 0, some large */
+{
+    *state = *state * 6364136223846793005ull + 1442695040888963407ull;
+    const float f = (float)(*state >> 40) * 0x1p-23f - 1;
+    return f * f * f;
+}
+
+static struct tensor numbers(struct bench *b, enum dtype type, int rows, int cols, float about)
+{
+    struct tensor t = on_host(b, type, rows, cols);
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++) tensor_set(t, r, c, about + draw(&b->seed));
+    return t;
+}
+
+/* A quantised matrix, with the scale, on the host. */
+static struct tensor quantised_from_device(struct bench *b, struct tensor d)
+{
+    struct tensor t = from_device(b, d), scale = from_device(b, tensor_of(d.scale, DT_F32, 1, d.rows));
+    t.scale = scale.ptr;
+    return t;
+}
+
+/* x that the kernels will see, by the numbers that it stands for. */
+static struct tensor quantised_numbers(struct bench *b, struct tensor x)
+{
+    struct tensor q = on_device(b, tensor_of(NULL, DT_F8E4M3, x.rows, x.cols)), f,
+                  scale = on_device(b, tensor_of(NULL, DT_F32, 1, x.rows));
+    OK(quantise_rows(gpu_of(b->dev), q, scale, x, &err));
+    q.scale = scale.ptr;
+    q = quantised_from_device(b, q);
+    f = on_host(b, DT_F32, x.rows, x.cols);
+    for (int r = 0; r < f.rows; r++)
+        for (int c = 0; c < f.cols; c++) tensor_set(f, r, c, tensor_get(q, r, c) * q.scale[r]);
+    return f;
+}
+
+/* Weights of `parts` unequal parts, as the engine places them. */
+static void weights(struct bench *b, int rows, int parts, struct weight *device, struct weight *host)
+{
+    static const enum dtype types[] = {DT_BF16, DT_F32};
+    device->parts = host->parts = parts;
+    for (int i = 0, left = rows; i < parts; i++) {
+        int n = i + 1 < parts ? rows / parts / HD * HD + (rows / parts < HD ? 40 : 0) : left;
+        struct tensor t = numbers(b, types[b->hosts % 2], n, K, 0), q = t;
+        OK(b->dev->place(b->dev, WEIGHT_MATRIX_E4M3, DT_BF16, &q, &err));
+        cr_assert(q.dtype == DT_F8E4M3 && q.scale && q.rows == n && q.cols == K);
+        device->part[i] = q;
+        q = host->part[i] = quantised_from_device(b, q);
+        for (int r = 0; r < n; r++) {
+            float largest = 0;
+            for (int c = 0; c < K; c++) largest = fmaxf(largest, fabsf(tensor_get(t, r, c)));
+            cr_assert(fabsf(q.scale[r] * 448 / largest - 1) < 0x1p-8f, "row %d: scale %g, largest %g", r,
+                      (double)q.scale[r], (double)largest);
+        }
+        left -= n;
+    }
+}
+
+struct form {
+    const char *name;
+    enum linear_epilogue epilogue;
+    enum rope_pairs pairs;
+    int split, parts, bias, y_f32, mlp;
+};
+static const struct form forms[] = {
+    {"plain", LINEAR_PLAIN, 0, 0, 1, 0, 0, 0},
+    {"plain f32, bias, split, parts", LINEAR_PLAIN, 0, 60, 2, 1, 1, 0},
+    {"residual, gate, bias, split", LINEAR_RESIDUAL, 0, 60, 1, 1, 0, 0},
+    {"residual, parts", LINEAR_RESIDUAL, 0, 0, 3, 0, 0, 0},
+    {"swiglu, split", LINEAR_SWIGLU, 0, 22, 1, 0, 0, 0},
+    {"swiglu, parts", LINEAR_SWIGLU, 0, 0, 2, 0, 0, 0},
+    {"qkv, split, parts", LINEAR_QKV, ROPE_INTERLEAVED, 60, 3, 0, 0, 0},
+    {"qkv and mlp", LINEAR_QKV, ROPE_HALF, 0, 1, 0, 0, 1},
+};
+enum { FORMS = sizeof forms / sizeof *forms, OUTPUTS = 4 };
+
+static int weight_rows_of(const struct form *f)
+{
+    return f->epilogue == LINEAR_QKV      ? 3 * HEADS * HD + f->mlp * 2 * COLS
+           : f->epilogue == LINEAR_SWIGLU ? 2 * COLS
+                                          : COLS;
+}
+
+/* An output: F32 on the host, of `type` and full of NaN on the device. */
+static void output(struct bench *b, enum dtype type, int cols, struct tensor *device, struct tensor *host)
+{
+    *device = on_device(b, tensor_of(NULL, type, M, cols));
+    *host = on_host(b, DT_F32, M, cols);
+}
+
+static void both(struct bench *b, struct tensor t, struct tensor *device, struct tensor *host)
+{
+    *device = on_device(b, t);
+    *host = t;
+}
+
+static void add_group(struct bench *b, const struct form *f, int g, struct linear_args *d,
+                      struct linear_args *h)
+{
+    struct linear_group *dg = &d->group[g], *hg = &h->group[g];
+    weights(b, weight_rows_of(f), f->parts, &dg->w, &hg->w);
+    if (f->bias) both(b, numbers(b, DT_F32, 1, COLS, 0), &dg->bias, &hg->bias);
+    if (f->bias && f->epilogue == LINEAR_RESIDUAL)
+        both(b, numbers(b, DT_F32, 1, COLS, 1), &dg->gate, &hg->gate);
+    if (f->epilogue != LINEAR_QKV) return;
+    both(b, numbers(b, DT_F32, 1, HD, 1), &dg->q_norm, &hg->q_norm);
+    both(b, numbers(b, DT_F32, 1, HD, 1), &dg->k_norm, &hg->k_norm);
+}
+
+/* Operands of both devices; returns how many outputs there are. */
+static int make_call(struct bench *b, const struct form *f, struct linear_args *d, struct linear_args *h)
+{
+    *d = *h = (struct linear_args){.split = f->split, .epilogue = f->epilogue};
+    d->x = on_device(b, numbers(b, DT_BF16, M, K, 0));
+    h->x = quantised_numbers(b, d->x);
+    for (int g = 0; g < (f->split ? 2 : 1); g++) add_group(b, f, g, d, h);
+    if (f->epilogue != LINEAR_QKV) {
+        output(b, f->y_f32 ? DT_F32 : DT_BF16, COLS, &d->y, &h->y);
+        if (f->epilogue == LINEAR_RESIDUAL)
+            both(b, numbers(b, DT_BF16, M, COLS, 0), &d->residual, &h->residual);
+        return 1;
+    }
+    output(b, DT_BF16, HEADS * HD, &d->qkv.q, &h->qkv.q);
+    output(b, DT_BF16, HEADS * HD, &d->qkv.k, &h->qkv.k);
+    output(b, DT_BF16, HEADS * HD, &d->qkv.v, &h->qkv.v);
+    if (f->mlp) output(b, DT_BF16, COLS, &d->qkv.mlp, &h->qkv.mlp);
+    both(b, numbers(b, DT_F32, M, HD / 2, 0), &d->qkv.cos, &h->qkv.cos);
+    both(b, numbers(b, DT_F32, M, HD / 2, 0), &d->qkv.sin, &h->qkv.sin);
+    d->qkv.heads = d->qkv.kv_heads = h->qkv.heads = h->qkv.kv_heads = HEADS;
+    d->qkv.head_dim = h->qkv.head_dim = HD;
+    d->qkv.pairs = h->qkv.pairs = f->pairs;
+    d->qkv.eps = h->qkv.eps = 1e-6f;
+    return f->mlp ? 4 : 3;
+}
+
+static struct tensor output_of(const struct linear_args *a, int i)
+{
+    const struct tensor qkv[] = {a->qkv.q, a->qkv.k, a->qkv.v, a->qkv.mlp};
+    return a->epilogue == LINEAR_QKV ? qkv[i] : a->y;
+}
+
+/* One rounding to bf16 is at most 2^-9 of the result; sums of f32 and the approximations of exp2 and rsqrt are far finer. */
+static uint64_t check_form(struct bench *b, const struct form *f)
+{
+    struct linear_args d, h;
+    uint64_t hash = 0;
+    int outputs = make_call(b, f, &d, &h);
+    OK(ops_check_linear(&d, NULL, &err));
+    OK(b->dev->ops->linear(b->dev, &d, &err));
+    OK(b->ref->ops->linear(b->ref, &h, &err));
+    for (int i = 0; i < outputs; i++) {
+        struct tensor y = from_device(b, output_of(&d, i));
+        double l2 = relative_l2(y, output_of(&h, i)), limit = y.dtype == DT_F32 ? 1e-5 : 0x1.03p-9;
+        cr_assert(l2 <= limit, "%s: output %d: relative L2 %g, allowed %g", f->name, i, l2, limit);
+        hash = hash * 31 + fnv1a(y.ptr, bytes_of(y));
+    }
+    /* the same with scratch memory for a tile of rows, then for a few */
+    static const int bands[] = {128, 21};
+    void *scratch = on_device(b, tensor_of(NULL, DT_U8, 128, K + 4)).ptr;
+    for (int band = 0; band < 2 && f->epilogue != LINEAR_RESIDUAL; band++) {
+        OK(linear_launch(gpu_of(b->dev), &d, scratch, (size_t)bands[band] * (K + 4), &err));
+        uint64_t again = 0;
+        for (int i = 0; i < outputs; i++) {
+            struct tensor y = from_device(b, output_of(&d, i));
+            again = again * 31 + fnv1a(y.ptr, bytes_of(y));
+        }
+        cr_assert(again == hash, "%s: bands of %d rows give other bytes", f->name, bands[band]);
+    }
+    forget(b);
+    return hash;
+}
+
+/* A hash of all results. */
+static uint64_t check_forms(const char *chip, const char *seed, const char *async)
+{
+    struct bench b = bench_open(chip, seed, async);
+    uint64_t hash = 0;
+    for (int i = 0; i < FORMS; i++) hash = hash * 31 + check_form(&b, &forms[i]);
+    bench_close(&b);
+    return hash;
+}
+
+static void check_chip(const char *chip)
+{
+    const uint64_t first = check_forms(chip, "0", "late");
+    cr_assert(check_forms(chip, "5", "random") == first);
+    cr_assert(check_forms(chip, "9", "now") == first);
+}
+
+Test(fp8, linear_sm_89)
+{
+    check_chip("soft sm_89");
+}
+
+Test(fp8, linear_sm_90a)
+{
+    check_chip("soft sm_90a");
+}
+
+/* A host device multiplies x as it is by what the weights stand for. */
+Test(fp8, linear_on_the_processor)
+{
+    struct bench b = bench_open("soft sm_89", "0", "late");
+    struct device *cpu;
+    struct linear_args d, h;
+    OK(device_open("cpu", &(struct device_options){.threads = 1}, &cpu, &err));
+    for (int i = 0; i < FORMS; i++) {
+        int outputs = make_call(&b, &forms[i], &d, &h);
+        struct linear_args on_cpu = h;
+        struct tensor *const to[] = {&on_cpu.y, &on_cpu.qkv.q, &on_cpu.qkv.k, &on_cpu.qkv.v, &on_cpu.qkv.mlp};
+        for (int o = 0; o < 5; o++)
+            if (to[o]->ptr) *to[o] = on_host(&b, DT_F32, to[o]->rows, to[o]->cols);
+        OK(b.ref->ops->linear(b.ref, &h, &err));
+        OK(cpu->ops->linear(cpu, &on_cpu, &err));
+        for (int o = 0; o < outputs; o++)
+            cr_assert(relative_l2(output_of(&on_cpu, o), output_of(&h, o)) < 1e-5, "%s", forms[i].name);
+        forget(&b);
+    }
+    device_close(cpu);
+    bench_close(&b);
+}
+
+/* What op linear refuses, and that nothing takes the place of the kernels. */
+Test(fp8, linear_refusals)
+{
+    struct bench b = bench_open("soft sm_89", "0", "late");
+    struct linear_args d, h, a;
+    make_call(&b, &forms[1], &d, &h);
+    void *scratch = on_device(&b, tensor_of(NULL, DT_U8, 1, 4096)).ptr;
+    a = d, a.epilogue = LINEAR_SILU;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "LINEAR_SILU");
+    a = d, a.x = on_device(&b, h.x);
+    FAILS(linear_launch(gpu_of(b.dev), &a, scratch, 4096, &err), KLEIN_E_UNSUPPORTED, "F8_E4M3 weights");
+    a = d, a.group[1].w.part[1].scale = NULL;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "without scales");
+    a = d, a.group[0].w.part[1].dtype = a.group[0].w.part[0].dtype = DT_BF16;
+    a.group[0].w.part[1].scale = a.group[0].w.part[0].scale = NULL;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "needs quantised == groups");
+    FAILS(linear_launch(gpu_of(b.dev), &d, scratch, K + 3, &err), KLEIN_E_INTERNAL, "does not hold one row");
+    a = d, a.x.ld = K + 4, a.x.rows = M / 2, a.split = 0;
+    FAILS(linear_launch(gpu_of(b.dev), &a, scratch, 4096, &err), KLEIN_E_UNSUPPORTED, "F8_E4M3 weights");
+    setenv("KLEIN_GEMM", "linear_simple", 1);
+    FAILS(b.dev->ops->linear(b.dev, &d, &err), KLEIN_E_INPUT, "no such kernel");
+    setenv("KLEIN_GEMM", "gemm_sm80_linear_64x128_s2", 1);
+    FAILS(b.dev->ops->linear(b.dev, &d, &err), KLEIN_E_UNSUPPORTED, "F8_E4M3");
+    unsetenv("KLEIN_GEMM");
+    OK(b.dev->ops->linear(b.dev, &d, &err));
+    bench_close(&b);
+}
+
+/* ---- networks ---------------------------------------------------------------------------------------------------------- */
+
+enum { TAPS = 8 };
+#define ERROR 0.03 /* relative L2 to BF16 that is allowed */
+
+struct taps {
+    struct tapped {
+        char name[64];
+        struct tensor t;
+    } tap[TAPS];
+    int n;
+};
+
+/* Keeps velocities and outputs of blocks. */
+static void keep(void *user, const struct klein_tap *tap)
+{
+    struct taps *taps = user;
+    if (strncmp(tap->name, "velocity.", 9) && strncmp(tap->name, "step.", 5)) return;
+    cr_assert(taps->n < TAPS && tap->ndim >= 2);
+    int rows = 1, cols = (int)tap->shape[tap->ndim - 1];
+    for (int i = 0; i + 1 < tap->ndim; i++) rows *= (int)tap->shape[i];
+    struct tapped *to = &taps->tap[taps->n++];
+    snprintf(to->name, sizeof to->name, "%s", tap->name);
+    to->t = tensor_of(malloc((size_t)rows * (size_t)cols * sizeof(float)), DT_F32, rows, cols);
+    cr_assert(to->t.ptr);
+    memcpy(to->t.ptr, tap->data, bytes_of(to->t));
+}
+
+/* Relative L2 of what was tapped in two runs. */
+static void compare(const char *what, const struct taps *fp8, const struct taps *bf16, double limit)
+{
+    cr_assert(fp8->n == bf16->n && fp8->n > 0);
+    for (int i = 0; i < fp8->n; i++) {
+        const struct tapped *a = &fp8->tap[i], *b = &bf16->tap[i];
+        cr_assert(!strcmp(a->name, b->name));
+        double l2 = relative_l2(a->t, b->t);
+        cr_log_info("%s: %s: relative L2 to BF16 %.4f", what, a->name, l2);
+        cr_expect(l2 <= limit, "%s: %s: relative L2 %g, allowed %g", what, a->name, l2, limit);
+        cr_expect(l2 > 1e-3, "%s: %s is the same as in BF16: nothing was in FP8", what, a->name);
+    }
+}
+
+static void taps_free(struct taps *taps)
+{
+    for (int i = 0; i < taps->n; i++) free(taps->tap[i].t.ptr);
+}
+
+/* A double and a single block as wide as those of klein 4B, all else small, with random weights. */
+static struct model_config wide_config(void)
+{
+    struct model_config c, small;
+    OK(config_named("klein-4b", &c, &err));
+    OK(config_named("tiny", &small, &err));
+    c.dit.double_blocks = c.dit.single_blocks = 1;
+    c.text = small.text;
+    c.vae = small.vae;
+    c.dit.text_width = small.dit.text_width;
+    c.text_length = 32;
+    OK(config_finish(&c, "wide", &err));
+    return c;
+}
+
+static void one_step(const struct model_config *config, const char *device, enum klein_precision precision,
+                     struct taps *taps)
+{
+    struct checkpoint *c;
+    struct klein *k;
+    struct klein_result result;
+    struct klein_open_options o = {
+        .size = sizeof o, .device = device_of(device), .threads = 1, .precision = precision};
+    struct klein_request q = {.size = sizeof q,
+                              .prompt = "",
+                              .width = 64,
+                              .height = 64,
+                              .steps = 1,
+                              .seed = 3,
+                              .tap = keep,
+                              .tap_user = taps,
+                              .tap_blocks = 1};
+    OK(checkpoint_random(config, DT_BF16, 11, &c, &err));
+    OK(context_open(c, &o, &k, &err));
+    OK(klein_generate(k, &q, &result, &err));
+    klein_result_free(&result);
+    klein_close(k);
+}
+
+Test(fp8, blocks_of_real_width)
+{
+    struct model_config c = wide_config();
+    struct taps bf16 = {.n = 0}, fp8 = {.n = 0};
+    one_step(&c, "cpu", KLEIN_PRECISION_BF16, &bf16);
+    one_step(&c, "soft sm_89 quick", KLEIN_PRECISION_FP8, &fp8);
+    compare("random, width 3072", &fp8, &bf16, ERROR);
+    taps_free(&bf16), taps_free(&fp8);
+}
+
+static struct klein *open_nano(const char *device, enum klein_precision precision)
+{
+    struct klein *k;
+    struct klein_open_options o = {.size = sizeof o,
+                                   .model = KLEIN_SOURCE_DIR "/weights/nano",
+                                   .device = device_of(device),
+                                   .threads = 1,
+                                   .precision = precision};
+    OK(klein_open(&o, &k, &err));
+    return k;
+}
+
+static struct klein_request balloon(uint64_t seed)
+{
+    return (struct klein_request){
+        .size = sizeof(struct klein_request), .prompt = "a red balloon on a wooden table", .seed = seed};
+}
+
+static int stop_after_a_step(void *user, const struct klein_progress *p)
+{
+    return p->stage == KLEIN_STAGE_DENOISE && p->step > 0;
+}
+
+static void first_velocity(const char *device, enum klein_precision precision, uint64_t seed,
+                           struct taps *taps)
+{
+    struct klein *k = open_nano(device, precision);
+    struct klein_request q = balloon(seed);
+    struct klein_result result;
+    q.tap = keep, q.tap_user = taps, q.progress = stop_after_a_step;
+    FAILS(klein_generate(k, &q, &result, &err), KLEIN_E_CANCELLED, "cancelled");
+    cr_assert(taps->n == 1 && !strcmp(taps->tap[0].name, "velocity.0"));
+    klein_close(k);
+}
+
+static void check_velocity(const char *device, uint64_t seeds)
+{
+    for (uint64_t seed = 1; seed <= seeds; seed++) {
+        struct taps bf16 = {.n = 0}, fp8 = {.n = 0};
+        first_velocity(device, KLEIN_PRECISION_BF16, seed, &bf16);
+        first_velocity(device, KLEIN_PRECISION_FP8, seed, &fp8);
+        compare(device, &fp8, &bf16, ERROR);
+        taps_free(&bf16), taps_free(&fp8);
+    }
+}
+
+Test(fp8, first_velocity_sm_89)
+{
+    check_velocity("soft sm_89", 2);
+}
+
+Test(fp8, first_velocity_sm_90a)
+{
+    check_velocity("soft sm_90a", 2);
+}
+
+Test(fp8, first_velocity_with_truncated_sums)
+{
+    check_velocity("soft sm_90a truncating", 1);
+}
+
+static void check_picture(const char *device)
+{
+    json_t *wanted = json_pack("{s:s, s:s, s:s}", "colour", "red", "kind", "balloon", "place", "table");
+    struct klein *k = open_nano(device, KLEIN_PRECISION_FP8);
+    struct klein_model_info info;
+    struct klein_result result;
+    struct klein_request q = balloon(1);
+    klein_model_info(k, &info);
+    cr_assert(!strcmp(info.precision, "fp8") && !strcmp(info.dtype, "bf16"));
+    OK(klein_generate(k, &q, &result, &err));
+    struct judge *judge = judge_open();
+    struct shown seen = judge_see(judge, &result.images[0]);
+    const enum attribute asked[] = {COLOUR, KIND, PLACE};
+    for (int i = 0; i < 3; i++) {
+        const char *value = shown_value(asked[i], seen.value[asked[i]]),
+                   *want = json_string_value(json_object_get(wanted, attribute_names[asked[i]]));
+        cr_expect(!strcmp(value, want), "%s: %s is %s, not %s", device, attribute_names[asked[i]], value,
+                  want);
+    }
+    judge_close(judge);
+    klein_result_free(&result);
+    klein_close(k);
+    json_decref(wanted);
+}
+
+Test(fp8, picture_sm_89)
+{
+    check_picture("soft sm_89 quick"); /* races are looked for elsewhere */
+}
+
+Test(fp8, picture_sm_90a)
+{
+    check_picture("soft sm_90a quick");
+}
+
+static uint64_t picture(struct klein *k, enum klein_graph graph)
+{
+    struct klein_result result;
+    struct klein_request q = balloon(2);
+    q.width = q.height = 32, q.steps = 2, q.graph = graph;
+    OK(klein_generate(k, &q, &result, &err));
+    uint64_t hash = result.latent_hashes[0] * 31 + fnv1a(result.images[0].rgb, 32 * 32 * 3);
+    klein_result_free(&result);
+    return hash;
+}
+
+Test(fp8, graphs_give_the_same_bytes)
+{
+    static const char *const chips[] = {"soft sm_89", "soft sm_90a"};
+    for (int c = 0; c < 2; c++) {
+        struct klein *k = open_nano(chips[c], KLEIN_PRECISION_FP8);
+        const uint64_t want = picture(k, KLEIN_GRAPH_OFF);
+        for (int i = 0; i < 2; i++) /* captured, replayed */
+            for (int graph = KLEIN_GRAPH_STAGES; graph <= KLEIN_GRAPH_REQUEST; graph++)
+                cr_assert(picture(k, (enum klein_graph)graph) == want, "%s: graph %d, call %d", chips[c],
+                          graph, i);
+        klein_close(k);
+    }
+}
+
+/* ---- what is placed, and what is refused ------------------------------------------------------------------------------- */
+
+Test(fp8, only_the_blocks_are_quantised)
+{
+    struct klein *k = open_nano("soft sm_89", KLEIN_PRECISION_FP8);
+    const struct dit *d = &k->model->dit;
+    const struct tensor blocks[] = {d->doubles[0].stream[DIT_TEXT].qkv.part[2],
+                                    d->doubles[1].stream[DIT_IMAGE].proj,
+                                    d->doubles[0].stream[DIT_IMAGE].mlp_in,
+                                    d->doubles[0].stream[DIT_TEXT].mlp_out,
+                                    d->singles[0].in,
+                                    d->singles[1].out};
+    const struct tensor others[] = {d->x_embedder, d->context_embedder,     d->time_in,
+                                    d->time_out,   d->modulation[DIT_TEXT], d->modulation_single,
+                                    d->proj_out,   d->final_scale};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        cr_assert(blocks[i].dtype == DT_F8E4M3 && blocks[i].scale, "matrix %zu of the blocks", i);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        cr_assert(others[i].dtype == DT_BF16 && !others[i].scale, "matrix %zu beside the blocks", i);
+    klein_close(k);
+}
+
+static void refused(const char *device, enum klein_dtype dtype, int precision, enum klein_status status,
+                    const char *text)
+{
+    struct klein *k;
+    struct klein_open_options o = {.size = sizeof o,
+                                   .model = KLEIN_SOURCE_DIR "/weights/nano",
+                                   .device = device_of(device),
+                                   .threads = 1,
+                                   .dtype = dtype,
+                                   .precision = (enum klein_precision)precision};
+    FAILS(klein_open(&o, &k, &err), status, text);
+    cr_assert(!k);
+}
+
+Test(fp8, refused_where_it_cannot_be)
+{
+    refused("cpu", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_FP8, KLEIN_E_UNSUPPORTED,
+            "\"cpu\" does not multiply FP8");
+    refused("ref", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_FP8, KLEIN_E_UNSUPPORTED,
+            "\"ref\" does not multiply FP8");
+    refused("soft sm_89", KLEIN_DTYPE_F32, KLEIN_PRECISION_FP8, KLEIN_E_UNSUPPORTED, "in F32");
+    refused("soft sm_80", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_FP8, KLEIN_E_UNSUPPORTED,
+            "needs sm_89 (Ada) or later");
+    refused("cpu", KLEIN_DTYPE_AUTO, 7, KLEIN_E_USAGE, "no precision 7");
+}
+
+/* ---- files in FP8 (model 2.3) ------------------------------------------------------------------------------------------ */
+
+static uint8_t e4m3_of(float f) /* nearest, ties to even; finite */
+{
+    const float a = fminf(fabsf(f), 448);
+    const int e = a < 0x1p-6f ? -6 : ilogbf(a), m = (int)lrintf(ldexpf(a, 3 - e)); /* m: 0 .. 16 */
+    return (uint8_t)((f < 0 ? 0x80 : 0) | (m < 8 ? m : (e + 7) * 8 + m - 8));
+}
+
+enum { FILE_TENSORS = 128 };
+enum scales { ONE_SCALE, SCALE_PER_ROW, NO_SCALE, BAD_SCALE };
+
+/* A layer of an official FP8 file: weight, weight_scale, input_scale; or the same numbers as F32 in `plain`. Returns how many tensors. */
+static int quantise_layer(const struct st_tensor *from, enum scales kind, struct st_tensor *fp8,
+                          struct st_tensor *plain, char names[2][160])
+{
+    const size_t rows = (size_t)from->shape[0], cols = (size_t)from->shape[1],
+                 scales = kind == SCALE_PER_ROW ? rows : 1;
+    uint8_t *q = malloc(rows * cols);
+    float *scale = malloc((rows + 1) * sizeof *scale), *values = malloc(rows * cols * sizeof *values),
+          largest = 0;
+    cr_assert(q && scale && values);
+    for (size_t i = 0; i < rows * cols; i++)
+        largest = fmaxf(largest, fabsf(f32_load(from->data, from->dtype, i)));
+    for (size_t r = 0; r <= rows; r++)
+        scale[r] = largest / 448 * (kind == SCALE_PER_ROW ? 1 + (float)(r % 5) : 1);
+    for (size_t i = 0; i < rows * cols; i++) {
+        q[i] = e4m3_of(f32_load(from->data, from->dtype, i) / scale[i / cols]);
+        values[i] = f32_from_f8e4m3(q[i]) * scale[i / cols];
+    }
+    if (kind == BAD_SCALE) scale[0] = -1;
+    int stem = (int)(strlen(from->name) - strlen("weight"));
+    snprintf(names[0], 160, "%.*sweight_scale", stem, from->name);
+    snprintf(names[1], 160, "%.*sinput_scale", stem, from->name);
+    *plain = fp8[0] = *from;
+    plain->dtype = DT_F32, plain->data = values;
+    fp8[0].dtype = DT_F8E4M3, fp8[0].data = q;
+    fp8[1] = (struct st_tensor){.name = names[0], .dtype = DT_F32, .data = scale};
+    if (kind == SCALE_PER_ROW) fp8[1].ndim = 1, fp8[1].shape[0] = (int64_t)scales;
+    fp8[2] = (struct st_tensor){.name = names[1], .dtype = DT_F32, .data = scale + rows};
+    if (kind == NO_SCALE) fp8[1] = fp8[2];
+    return kind == NO_SCALE ? 2 : 3;
+}
+
+/* Larger elements first: all are aligned then. */
+static void write_file(const char *path, const struct st_tensor *t, int n)
+{
+    struct st_tensor ordered[FILE_TENSORS];
+    struct st_writer *w;
+    int at = 0;
+    for (size_t size = 4; size; size /= 2)
+        for (int i = 0; i < n; i++)
+            if (dtype_size(t[i].dtype) == size) ordered[at++] = t[i];
+    cr_assert(at == n);
+    OK(st_write_begin(path, ordered, n, NULL, &w, &err));
+    OK(st_write_finish(w, &err));
+}
+
+/* The small model's transformer with BFL's names and its blocks in FP8 at `fp8`; with the same numbers at `plain`. */
+static const char *write_fp8(enum scales kind, const char *fp8, const char *plain)
+{
+    static struct st_tensor to[FILE_TENSORS], same[FILE_TENSORS];
+    static char names[FILE_TENSORS][2][160];
+    struct model_config config = small_config();
+    char name[16];
+    snprintf(name, sizeof name, "m%d", (int)kind);
+    const char *dir = small_model(name, &config, 0), *bfl = in_test_dir("klein-bfl.safetensors");
+    struct st_file *f;
+    int n = 0, count;
+    edit_json(in_test_dir("%s/klein.json", name), "text_length", "64"); /* to be quick */
+    write_bfl_transformer(dir, bfl);
+    OK(st_open(bfl, &f, &err));
+    count = st_count(f);
+    for (int i = 0; i < count; i++) {
+        const struct st_tensor *t = st_get(f, i);
+        cr_assert(n + 3 <= FILE_TENSORS);
+        if (t->ndim == 2 && (strstr(t->name, "double_blocks.") || strstr(t->name, "single_blocks.")))
+            n += quantise_layer(t, kind, &to[n], &same[i], names[i]);
+        else
+            to[n++] = same[i] = *t;
+    }
+    write_file(fp8, to, n);
+    write_file(plain, same, count);
+    st_close(f);
+    return dir;
+}
+
+static enum klein_status open_file(const char *dir, const char *transformer, const char *device,
+                                   enum klein_dtype dtype, enum klein_precision precision, struct klein **k)
+{
+    struct klein_open_options o = {.size = sizeof o,
+                                   .model = dir,
+                                   .transformer = transformer,
+                                   .device = device_of(device),
+                                   .threads = 1,
+                                   .dtype = dtype,
+                                   .precision = precision};
+    return klein_open(&o, k, &err);
+}
+
+static uint64_t file_picture(struct klein *k, struct taps *taps)
+{
+    struct klein_result result;
+    struct klein_request q = balloon(4);
+    q.width = q.height = 32, q.steps = 1;
+    if (taps) q.tap = keep, q.tap_user = taps;
+    OK(klein_generate(k, &q, &result, &err));
+    uint64_t hash = result.latent_hashes[0];
+    klein_result_free(&result);
+    return hash;
+}
+
+/* On the processor, in F32, an FP8 file is what its numbers are; the GPU also quantises x. */
+static void check_file(enum scales kind)
+{
+    const char *fp8 = in_test_dir("klein-fp8.safetensors"), *plain = in_test_dir("klein-plain.safetensors"),
+               *dir = write_fp8(kind, fp8, plain);
+    struct klein *k;
+    struct klein_model_info info;
+    struct taps on_gpu = {.n = 0}, in_bf16 = {.n = 0};
+    OK(open_file(dir, fp8, "cpu", KLEIN_DTYPE_F32, KLEIN_PRECISION_BF16, &k));
+    const uint64_t hash = file_picture(k, NULL);
+    klein_model_info(k, &info);
+    cr_assert(!strcmp(info.precision, "f32"));
+    klein_close(k);
+    OK(open_file(dir, plain, "cpu", KLEIN_DTYPE_F32, KLEIN_PRECISION_BF16, &k));
+    cr_assert(file_picture(k, NULL) == hash, "a file in FP8 gives another picture than one with its numbers");
+    klein_close(k);
+    OK(open_file(dir, fp8, "soft sm_89", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_BF16, &k));
+    file_picture(k, &on_gpu);
+    klein_model_info(k, &info);
+    cr_assert(!strcmp(info.precision, "fp8"));
+    const struct tensor qkv = k->model->dit.doubles[0].stream[DIT_IMAGE].qkv.part[1];
+    cr_assert(qkv.dtype == DT_F8E4M3 && qkv.scale && k->model->dit.proj_out.dtype == DT_BF16);
+    klein_close(k);
+    OK(open_file(dir, plain, "soft sm_89", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_BF16, &k));
+    file_picture(k, &in_bf16);
+    klein_close(k);
+    compare("a file in FP8", &on_gpu, &in_bf16, ERROR);
+    taps_free(&on_gpu), taps_free(&in_bf16);
+}
+
+Test(fp8, files_with_a_scale_per_matrix)
+{
+    check_file(ONE_SCALE);
+}
+
+Test(fp8, files_with_a_scale_per_row)
+{
+    check_file(SCALE_PER_ROW);
+}
+
+Test(fp8, files_that_are_refused)
+{
+    const char *fp8 = in_test_dir("klein-fp8.safetensors"), *plain = in_test_dir("klein-plain.safetensors"),
+               *dir = write_fp8(NO_SCALE, fp8, plain);
+    struct klein *k;
+    FAILS(open_file(dir, fp8, "cpu", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_BF16, &k), KLEIN_E_UNSUPPORTED,
+          "double_blocks.0.img_attn.qkv.weight is F8_E4M3 without a weight_scale");
+    write_fp8(BAD_SCALE, fp8, plain);
+    FAILS(open_file(dir, fp8, "cpu", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_BF16, &k), KLEIN_E_MODEL_CORRUPT,
+          "weight_scale has a scale of -1");
+    write_fp8(ONE_SCALE, fp8, plain);
+    FAILS(open_file(dir, fp8, "soft sm_80", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_BF16, &k), KLEIN_E_UNSUPPORTED,
+          "needs sm_89 (Ada) or later");
+    FAILS(open_file(dir, fp8, "soft sm_89", KLEIN_DTYPE_F32, KLEIN_PRECISION_BF16, &k), KLEIN_E_UNSUPPORTED,
+          "--dtype bf16");
+    FAILS(open_file(dir, fp8, "cpu", KLEIN_DTYPE_AUTO, KLEIN_PRECISION_FP8, &k), KLEIN_E_UNSUPPORTED,
+          "does not multiply FP8");
+}
