@@ -114,6 +114,7 @@ Test(cli, json_says_everything)
     cr_assert(int_of(json, "width") == 32 && int_of(json, "height") == 32 && int_of(json, "steps") == 1);
     cr_assert_str_eq(text_of(json, "prompt"), "a cat");
     cr_assert_str_eq(text_of(json, "dtype"), "f32");
+    cr_assert_str_eq(text_of(json, "precision"), "f32");
     cr_assert(int_of(json, "prompt_tokens") > 10 && int_of(json, "references") == 0);
     const json_t *seconds = json_object_get(json, "seconds");
     double sum = 0, total = json_number_value(json_object_get(seconds, "total"));

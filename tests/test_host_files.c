@@ -118,8 +118,10 @@ Test(host_files, parameters_as_web_uis_read_them)
     free(text);
     p.model = "mine: \"A\", B";
     p.references = 2;
+    p.precision = "fp8";
     text = parameters_text(&p);
     cr_assert(strstr(text, ", Model: \"mine: \\\"A\\\", B\", References: 2,"), "%s", text);
+    cr_assert(strstr(text, ", Dtype: bf16, Precision: fp8, Latents"), "%s", text);
     free(text);
 }
 
