@@ -1,4 +1,4 @@
-/* The larger op cases of tests/support/op_cases.c on the cpu device: what each op reaches of this processor's peak.
+/* The larger op cases of kernels/check/op_cases.c on the cpu device: what each op reaches of this processor's peak.
  *
  *   cmake --build build --target bench_ops && build/tests/bench_ops bf16 [threads [part of a name]]
  *
@@ -26,29 +26,13 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static struct op_cost cost_of(struct op_call *call)
-{
-    struct op_cost cost = {0};
-    struct klein_error err;
-    switch (call->c->op) {
-#define X(op, a)                                                                                             \
-    case OP_##op:                                                                                            \
-        ops_check_##op(&call->args.op, &cost, &err);                                                         \
-        break;
-        KLEIN_OPS(X)
-#undef X
-    default:
-        break;
-    }
-    return cost;
-}
-
 static void measure(const struct op_case *c, enum dtype act, struct device *dev, char *flush)
 {
     struct klein_error err = {0};
     struct op_call call;
     op_call_make(&call, c, act, act, dev);
-    struct op_cost cost = cost_of(&call);
+    struct op_cost cost = {0};
+    op_call_cost(&call, &cost, &err);
     double wall[MOST_RUNS], busy[MOST_RUNS], peak = 0, begin = seconds(CLOCK_MONOTONIC);
     op_call_run(&call, &err); /* warm */
     int runs = 0;

@@ -2,6 +2,7 @@
 #include "noise.h"
 #include "resize.h"
 #include "../base/clock.h"
+#include "../base/hash.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -45,13 +46,6 @@ __attribute__((format(printf, 2, 3))) static void warn(struct klein_result *resu
 
 /* --- hooks of the run ----------------------------------------------------------------------------------- */
 
-static uint64_t hash_fnv1a(const void *data, size_t bytes)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < bytes; i++) h = (h ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
-    return h;
-}
-
 /* Picture `image` is in host memory: checks that it is one, and tells who waits for it. */
 static void finish_image(struct generation *g, int image)
 {
@@ -63,7 +57,7 @@ static void finish_image(struct generation *g, int image)
                  image + 1);
             return;
         }
-    g->result->latent_hashes[image] = hash_fnv1a(g->latents[image], n * sizeof(float));
+    g->result->latent_hashes[image] = fnv1a(g->latents[image], n * sizeof(float));
     if (g->request->finished) g->request->finished(g->request->finished_user, image, g->result);
 }
 

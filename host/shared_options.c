@@ -68,8 +68,7 @@ const struct cli_option json_options[] = {
     {0},
 };
 
-/* The demo checkpoint: in the source tree that klein was built from, or where it was installed. */
-static const char *demo_model(void)
+const char *model_demo(void)
 {
     static const char *const folders[] = {KLEIN_SHARE_DIR "/nano", KLEIN_NANO_DIR};
     static const char *const indexes[] = {KLEIN_SHARE_DIR "/nano/model_index.json",
@@ -91,7 +90,7 @@ enum klein_status model_choose(const struct model_settings *m, struct klein_open
                                        .vae = m->vae,
                                        .variant = (enum klein_variant)m->variant};
     if (!out->model && !(m->transformer && m->text_encoder && m->vae)) {
-        out->model = from_environment && *from_environment ? from_environment : demo_model();
+        out->model = from_environment && *from_environment ? from_environment : model_demo();
         *demo = out->model && out->model != from_environment;
         if (!out->model)
             return fail(err, KLEIN_E_MODEL_MISSING,

@@ -7,4 +7,8 @@
 void signals_install(void);
 int signals_received(void); /* the number of the first signal received; 0: none */
 
+/* For work that may never return, as a kernel that hangs: unless it is called again within `seconds`, the process ends with exit code 1,
+ * naming `what` on standard error. 0 seconds: no longer. */
+void signals_deadline(unsigned seconds, const char *what);
+
 #endif

@@ -127,6 +127,24 @@ static void cuda_close(struct device *dev)
     free(cuda);
 }
 
+int cuda_facts(const struct device *dev, struct cuda_facts *out)
+{
+    if (dev->close != cuda_close) return 0;
+    const struct cuda_device *cuda = (const struct cuda_device *)dev;
+    const struct gpu *g = cuda->gpu;
+    *out = (struct cuda_facts){.name = g->name,
+                               .soft = cuda->cu.soft,
+                               .arch = g->arch,
+                               .multiprocessors = g->multiprocessors,
+                               .clock_khz = g->clock_khz,
+                               .cuda = cuda->cu.version,
+                               .modules = g->module_count,
+                               .weights = cuda_placed_bytes(cuda),
+                               .scratch = CUDA_SCRATCH};
+    for (int i = 0; i < g->module_count; i++) out->loaded += g->modules[i].handle != NULL;
+    return 1;
+}
+
 static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal, struct klein_error *err)
 {
     TRY(driver_open(soft, &cuda->cu, err));

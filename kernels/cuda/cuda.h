@@ -35,4 +35,19 @@ enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dty
                              struct klein_error *err);
 void cuda_unplace(struct cuda_device *cuda);
 
+/* What people and benches want to know of a device beside struct device. */
+struct cuda_facts {
+    const char *name;        /* "NVIDIA H100 80GB HBM3" */
+    int soft;                /* executed on the host: its times mean nothing */
+    int arch;                /* 90 */
+    int multiprocessors;     /* 132 */
+    int clock_khz;           /* the highest */
+    int cuda;                /* what the driver speaks: 12040 is CUDA 12.4 */
+    int modules, loaded;     /* files of kernels in this build, and those of them that run here */
+    size_t weights, scratch; /* bytes that it holds */
+};
+/* 0 if dev is no GPU ("cuda", "soft"). The name lives as long as the device. */
+int cuda_facts(const struct device *dev, struct cuda_facts *out);
+size_t cuda_placed_bytes(const struct cuda_device *cuda);
+
 #endif

@@ -20,6 +20,7 @@ struct placed {
     int next;              /* buffer */
     void **memory;
     int count, capacity;
+    size_t bytes; /* of memory[] */
 };
 
 static enum klein_status open_buffers(struct cuda_device *cuda, struct klein_error *err)
@@ -61,7 +62,13 @@ static enum klein_status take(struct cuda_device *cuda, size_t bytes, void **out
     }
     TRY(gpu_alloc(cuda->gpu, bytes, out, err));
     p->memory[p->count++] = *out;
+    p->bytes += bytes;
     return KLEIN_OK;
+}
+
+size_t cuda_placed_bytes(const struct cuda_device *cuda)
+{
+    return cuda->placed ? cuda->placed->bytes : 0;
 }
 
 static enum klein_status upload(struct cuda_device *cuda, void *to, const void *from, size_t bytes,

@@ -1,7 +1,7 @@
 /* ref.h: the specification of every op in plain C. Sums and everything between load and store are in `real`:
  * f64 here. The tests compile these files a second time with `real` = float and other names: that is the
  * naive evaluation in the run's own precision, whose error says what error a fast backend may have
- * (tests/support/op_cases.h). */
+ * (kernels/check/op_cases.h). */
 #ifndef KLEIN_REF_H
 #define KLEIN_REF_H
 

@@ -1,224 +1,33 @@
 #include "op_cases.h"
+#include "support.h"
 
-#define PLAIN                        .op = OP_linear, .epilogue = LINEAR_PLAIN
-#define SILU                         .op = OP_linear, .epilogue = LINEAR_SILU
-#define RESIDUAL                     .op = OP_linear, .epilogue = LINEAR_RESIDUAL
-#define SWIGLU                       .op = OP_linear, .epilogue = LINEAR_SWIGLU
-#define QKV                          .op = OP_linear, .epilogue = LINEAR_QKV
-#define HEADS(h, kv, d)              .heads = h, .kv_heads = kv, .hd = d
-#define ATTENTION(q, keys, h, kv, d) .op = OP_attention, .m = q, .n = keys, HEADS(h, kv, d)
-#define CONV(height, width, cin, cout, size)                                                                 \
-    .op = OP_conv, .h = height, .w = width, .k = cin, .n = cout, .ksize = size
+void op_call_make(struct op_call *call, const struct op_case *c, enum dtype act, enum dtype values,
+                  struct device *dev)
+{
+    struct klein_error err;
+    OK(op_call_open(call, c, act, values, dev, &err));
+}
 
-/* For linear n counts the rows of the weight, except SWIGLU (columns of y) and QKV (columns of mlp). */
-const struct op_case op_cases[] = {
-    {"rows", OP_embed, .m = 7, .n = 40, .k = 33},
-    {"f32 gap", OP_embed, .m = 5, .n = 19, .k = 9, .weights = DT_F32, .gap = 3},
-    {"f16", OP_embed, .m = 5, .n = 64, .k = 9, .weights = DT_F16},
-    {"f32", OP_embed, .m = 6, .n = 72, .k = 9, .weights = DT_F32},
+struct tensor op_call_output(struct op_call *call, int i)
+{
+    struct klein_error err;
+    struct tensor y;
+    OK(op_call_read(call, i, &y, &err));
+    return y;
+}
 
-    {"one row", OP_rmsnorm, .m = 1, .k = 2560},
-    {"odd gap", OP_rmsnorm, .m = 37, .k = 131, .gap = 5, .weights = DT_F32},
-    {"in place, f16 weight", OP_rmsnorm, .m = 65, .k = 256, .weights = DT_F16, .options = IN_PLACE},
-    {"outliers", OP_rmsnorm, .m = 9, .k = 640, .options = OUTLIERS},
-    {"narrow", OP_rmsnorm, .m = 3, .k = 5},
-    {"wide", OP_rmsnorm, .m = 5, .k = 4096, .gap = 8},
-    {"wider", OP_rmsnorm, .m = 2, .k = 9728},
-    {"encoder", OP_rmsnorm, .m = 512, .k = 2560, .bench = 1},
+double op_case_excess(const struct op_case *c, enum dtype act, struct device *dev, char text[OP_CASE_TEXT])
+{
+    struct klein_error err;
+    struct op_verdict v;
+    OK(op_case_judge(c, act, dev, &v, &err));
+    memcpy(text, v.text, sizeof v.text);
+    return v.excess;
+}
 
-    {"one row", OP_adaln, .m = 1, .k = 96},
-    {"split, odd", OP_adaln, .m = 41, .k = 77, .split = 13, .gap = 3},
-    {"split at the end, in place", OP_adaln, .m = 12, .k = 64, .split = 12, .options = IN_PLACE},
-    {"large mean", OP_adaln, .m = 6, .k = 3072, .options = OFFSET},
-    {"outliers", OP_adaln, .m = 6, .k = 768, .options = OUTLIERS},
-    {"wide, split", OP_adaln, .m = 21, .k = 4096, .split = 9, .gap = 8},
-    {"wider", OP_adaln, .m = 2, .k = 4104},
-    {"dit", OP_adaln, .m = 4608, .k = 3072, .split = 512, .bench = 1},
-
-    {"1x1x1", PLAIN, .m = 1, .n = 1, .k = 1},
-    {"one row", PLAIN, .m = 1, .n = 130, .k = 96, .options = WITH_BIAS},
-    {"odd", PLAIN, .m = 67, .n = 201, .k = 113, .gap = 3},
-    {"tiles and a row", PLAIN, .m = 1025, .n = 65, .k = 32},
-    {"largest k", PLAIN, .m = 5, .n = 24, .k = 12288},
-    {"f32 x", PLAIN, .m = 33, .n = 48, .k = 100, .gap = 4, .options = X_F32},
-    {"f32 y", PLAIN, .m = 33, .n = 48, .k = 100, .gap = 1, .options = Y_F32 | WITH_BIAS},
-    {"f32 x and y", PLAIN, .m = 4, .n = 128, .k = 256, .options = X_F32 | Y_F32},
-    {"f32 weight", PLAIN, .m = 18, .n = 70, .k = 65, .weights = DT_F32, .options = WITH_BIAS},
-    {"f16 weight", PLAIN, .m = 18, .n = 70, .k = 65, .weights = DT_F16, .gap = 7},
-    {"four parts", PLAIN, .m = 20, .n = 333, .k = 64, .parts = 4, .options = WITH_BIAS},
-    {"outliers", PLAIN, .m = 64, .n = 64, .k = 512, .options = OUTLIERS},
-    {"split", PLAIN, .m = 50, .n = 96, .k = 64, .split = 17, .options = WITH_BIAS},
-    {"split at the end", PLAIN, .m = 8, .n = 16, .k = 16, .split = 8},
-    {"silu", SILU, .m = 4, .n = 256, .k = 128, .options = WITH_BIAS},
-    {"silu, f32 x and y", SILU, .m = 4, .n = 250, .k = 128, .options = X_F32 | Y_F32},
-    {"residual", RESIDUAL, .m = 31, .n = 97, .k = 128, .gap = 3},
-    {"residual, bias, gate", RESIDUAL, .m = 31, .n = 97, .k = 128, .options = WITH_BIAS | WITH_GATE},
-    {"residual, gate, split, in place", RESIDUAL, .m = 70, .n = 128, .k = 96, .split = 30,
-     .options = WITH_GATE | IN_PLACE},
-    {"residual, f32 y", RESIDUAL, .m = 9, .n = 40, .k = 64, .options = Y_F32},
-    {"swiglu", SWIGLU, .m = 33, .n = 100, .k = 128},
-    {"swiglu, two parts, gap", SWIGLU, .m = 130, .n = 192, .k = 64, .parts = 2, .gap = 3},
-    {"swiglu, split, f32 weight", SWIGLU, .m = 24, .n = 65, .k = 64, .split = 9, .weights = DT_F32},
-    {"qkv interleaved", QKV, .m = 21, .k = 128, HEADS(3, 3, 128), .pairs = ROPE_INTERLEAVED},
-    {"qkv half, gqa, three parts", QKV, .m = 40, .k = 96, HEADS(4, 2, 64), .pairs = ROPE_HALF, .parts = 3},
-    {"qkv half, 128", QKV, .m = 17, .k = 64, HEADS(2, 1, 128), .pairs = ROPE_HALF, .gap = 8},
-    {"qkv small heads", QKV, .m = 13, .k = 48, HEADS(5, 5, 16), .pairs = ROPE_INTERLEAVED},
-    {"qkv odd head", QKV, .m = 9, .k = 40, HEADS(3, 1, 22), .pairs = ROPE_INTERLEAVED, .gap = 1},
-    {"qkv odd head, half", QKV, .m = 9, .k = 40, HEADS(3, 1, 22), .pairs = ROPE_HALF},
-    {"qkv big head", QKV, .m = 6, .k = 64, HEADS(1, 1, 192), .pairs = ROPE_INTERLEAVED},
-    {"qkv mlp", QKV, .m = 37, .n = 130, .k = 128, HEADS(2, 2, 128), .options = WITH_MLP},
-    {"qkv mlp, split, gap, f16", QKV, .m = 37, .n = 96, .k = 64, HEADS(2, 2, 32), .split = 5, .gap = 3,
-     .weights = DT_F16, .options = WITH_MLP},
-    {"qkv mlp, four parts", QKV, .m = 600, .n = 64, .k = 32, HEADS(2, 1, 32), .split = 520, .parts = 4,
-     .options = WITH_MLP},
-    /* Rows that are aligned, for kernels that want them so: whole tiles of 64 and 128, and the tiles' edges. */
-    {"whole tiles", PLAIN, .m = 128, .n = 128, .k = 64},
-    {"tiles and eight", PLAIN, .m = 136, .n = 264, .k = 136, .options = WITH_BIAS},
-    {"tiles, split", PLAIN, .m = 257, .n = 384, .k = 72, .split = 129, .gap = 8, .options = WITH_BIAS},
-    {"tiles, f32 y", PLAIN, .m = 130, .n = 136, .k = 64, .options = WITH_BIAS | Y_F32},
-    {"tiles, f32 x", PLAIN, .m = 140, .n = 128, .k = 64, .split = 100, .options = X_F32},
-    {"tiles, silu", SILU, .m = 65, .n = 136, .k = 64, .options = WITH_BIAS},
-    {"tiles, residual, gate, split, in place", RESIDUAL, .m = 200, .n = 264, .k = 128, .split = 72,
-     .options = WITH_BIAS | WITH_GATE | IN_PLACE},
-    {"tiles, residual, gate, f32 y", RESIDUAL, .m = 72, .n = 136, .k = 64, .options = WITH_GATE | Y_F32},
-    {"tiles, swiglu, two parts", SWIGLU, .m = 130, .n = 200, .k = 128, .parts = 2, .gap = 8},
-    {"tiles, swiglu, split", SWIGLU, .m = 24, .n = 64, .k = 64, .split = 8},
-    {"tiles, qkv mlp, split", QKV, .m = 150, .n = 136, .k = 96, HEADS(2, 1, 128), .split = 60,
-     .options = WITH_MLP},
-    {"tiles, qkv half, split", QKV, .m = 140, .k = 64, HEADS(3, 1, 128), .pairs = ROPE_HALF, .split = 12},
-    {"four rows", PLAIN, .m = 4, .n = 200, .k = 3072, .options = X_F32 | Y_F32 | WITH_BIAS},
-    {"eight rows, silu, parts, split", SILU, .m = 8, .n = 90, .k = 264, .split = 3, .parts = 3, .gap = 8,
-     .options = X_F32 | Y_F32 | WITH_BIAS},
-    {"real width, few rows", RESIDUAL, .m = 5, .n = 136, .k = 12288, .options = WITH_GATE},
-    {"single in, three rows", QKV, .m = 3, .n = 9216, .k = 3072, HEADS(24, 24, 128), .options = WITH_MLP,
-     .bench = 1},
-    {"encoder qkv", QKV, .m = 512, .k = 2560, HEADS(32, 8, 128), .pairs = ROPE_HALF, .parts = 3, .bench = 1},
-    {"encoder out", RESIDUAL, .m = 512, .n = 2560, .k = 4096, .bench = 1},
-    {"encoder up", SWIGLU, .m = 512, .n = 9728, .k = 2560, .parts = 2, .bench = 1},
-    {"encoder down", RESIDUAL, .m = 512, .n = 2560, .k = 9728, .bench = 1},
-    {"double qkv", QKV, .m = 768, .k = 3072, HEADS(24, 24, 128), .split = 512, .bench = 1},
-    {"double out", RESIDUAL, .m = 768, .n = 3072, .k = 3072, .split = 512, .options = WITH_GATE, .bench = 1},
-    {"double up", SWIGLU, .m = 768, .n = 9216, .k = 3072, .split = 512, .bench = 1},
-    {"double down", RESIDUAL, .m = 768, .n = 3072, .k = 9216, .split = 512, .options = WITH_GATE, .bench = 1},
-    {"single in", QKV, .m = 768, .n = 9216, .k = 3072, HEADS(24, 24, 128), .options = WITH_MLP, .bench = 1},
-    {"single out", RESIDUAL, .m = 768, .n = 3072, .k = 12288, .options = WITH_GATE, .bench = 1},
-    {"single in, 1024x1024", QKV, .m = 4608, .n = 9216, .k = 3072, HEADS(24, 24, 128), .options = WITH_MLP,
-     .bench = 1},
-    {"single out, 1024x1024", RESIDUAL, .m = 4608, .n = 3072, .k = 12288, .options = WITH_GATE, .bench = 1},
-
-    {"one query, one key", ATTENTION(1, 1, 1, 1, 128)},
-    {"odd", ATTENTION(67, 131, 3, 3, 128), .gap = 3},
-    {"more keys than a block", ATTENTION(40, 1100, 2, 2, 64)},
-    {"more queries than a block", ATTENTION(530, 70, 1, 1, 32)},
-    {"gqa, causal", ATTENTION(150, 150, 8, 2, 128), .causal = 1},
-    {"causal, blocks", ATTENTION(700, 700, 2, 1, 32), .causal = 1, .gap = 8},
-    {"causal, key length", ATTENTION(300, 300, 4, 2, 64), .causal = 1, .key_len = 23},
-    {"key length 1", ATTENTION(20, 300, 2, 2, 64), .key_len = 1},
-    {"key length", ATTENTION(33, 600, 2, 2, 64), .key_len = 513},
-    {"head of 512", ATTENTION(66, 280, 1, 1, 512)},
-    {"odd head", ATTENTION(19, 35, 2, 2, 22)},
-    {"large scores", ATTENTION(64, 300, 2, 2, 128), .options = OUTLIERS},
-    {"whole tiles", ATTENTION(128, 192, 2, 2, 128), .gap = 16},
-    {"one query", ATTENTION(1, 200, 4, 1, 128)},
-    {"one key", ATTENTION(65, 1, 2, 2, 128)},
-    {"a tile less one", ATTENTION(63, 63, 2, 2, 128), .gap = 16},
-    {"a tile and one", ATTENTION(129, 65, 2, 2, 128)},
-    {"causal, a tile and one", ATTENTION(129, 129, 2, 1, 128), .causal = 1},
-    {"encoder, key length 1", ATTENTION(512, 512, 2, 1, 128), .causal = 1, .key_len = 1},
-    {"encoder, key length 37", ATTENTION(512, 512, 2, 1, 128), .causal = 1, .key_len = 37},
-    {"encoder, full", ATTENTION(512, 512, 2, 1, 128), .causal = 1, .key_len = 512},
-    {"causal, large scores", ATTENTION(150, 150, 2, 2, 128), .causal = 1, .options = OUTLIERS},
-    {"head of 192, causal, gqa", ATTENTION(70, 70, 4, 2, 192), .causal = 1, .key_len = 68},
-    {"head of 256, gap", ATTENTION(130, 65, 1, 1, 256), .gap = 8},
-    {"head of 384, large scores", ATTENTION(20, 129, 1, 1, 384), .options = OUTLIERS},
-    {"encoder", ATTENTION(512, 512, 32, 8, 128), .causal = 1, .bench = 1},
-    {"dit 256x256", ATTENTION(768, 768, 24, 24, 128), .bench = 1},
-    {"dit 1024x1024", ATTENTION(4608, 4608, 24, 24, 128), .bench = 1},
-    {"vae 512x512", ATTENTION(4096, 4096, 1, 1, 512), .bench = 1},
-
-    {"steps", OP_timestep, .m = 5, .n = 256},
-    {"one", OP_timestep, .m = 1, .n = 6},
-
-    {"3x3", CONV(9, 11, 32, 48, 3), .options = WITH_BIAS},
-    {"3x3, one pixel", CONV(1, 1, 16, 8, 3)},
-    {"3x3, row", CONV(1, 70, 16, 16, 3), .options = WITH_BIAS},
-    {"3x3, column", CONV(70, 1, 16, 16, 3)},
-    {"3x3 norm residual", CONV(10, 14, 64, 64, 3), .groups = 32,
-     .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL},
-    {"3x3 norm residual in place", CONV(5, 6, 96, 96, 3), .groups = 32,
-     .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL | IN_PLACE},
-    {"3x3, more than a tile", CONV(37, 133, 8, 12, 3), .groups = 4, .options = WITH_BIAS | WITH_NORM},
-    {"3x3 rgb in", CONV(13, 17, 3, 32, 3), .options = WITH_BIAS},
-    {"3x3 rgb out", CONV(13, 17, 32, 3, 3), .groups = 8, .options = WITH_BIAS | WITH_NORM},
-    {"3x3 odd channels, gap", CONV(6, 7, 21, 35, 3), .gap = 5, .options = WITH_BIAS | WITH_RESIDUAL},
-    {"3x3 f32 weights", CONV(8, 8, 32, 32, 3), .weights = DT_F32, .options = WITH_BIAS},
-    {"3x3 f16 weights", CONV(8, 8, 32, 32, 3), .weights = DT_F16, .options = WITH_BIAS},
-    {"3x3 stride 2", CONV(12, 18, 32, 32, 3), .stride = 2, .options = WITH_BIAS},
-    {"3x3 stride 2, more than a tile", CONV(70, 150, 8, 8, 3), .stride = 2, .options = WITH_BIAS, .gap = 3},
-    {"3x3 upsample", CONV(7, 9, 32, 32, 3), .options = WITH_BIAS | UPSAMPLE},
-    {"3x3 upsample, more than a tile", CONV(21, 40, 8, 8, 3), .options = WITH_BIAS | UPSAMPLE},
-    {"1x1", CONV(9, 10, 32, 64, 1), .options = WITH_BIAS},
-    {"1x1 residual", CONV(40, 70, 24, 16, 1), .options = WITH_RESIDUAL},
-    {"1x1, outliers", CONV(9, 10, 64, 32, 1), .options = WITH_BIAS | OUTLIERS},
-    {"vae 128", CONV(256, 256, 128, 128, 3), .groups = 32, .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL,
-     .bench = 1},
-    {"vae 256", CONV(128, 128, 256, 256, 3), .groups = 32, .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL,
-     .bench = 1},
-    {"vae 512", CONV(64, 64, 512, 512, 3), .groups = 32, .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL,
-     .bench = 1},
-    {"vae 512 upsample", CONV(32, 32, 512, 512, 3), .options = WITH_BIAS | UPSAMPLE, .bench = 1},
-    {"vae rgb out", CONV(256, 256, 128, 3, 3), .groups = 32, .options = WITH_BIAS | WITH_NORM, .bench = 1},
-    {"vae rgb in", CONV(256, 256, 3, 128, 3), .options = WITH_BIAS, .bench = 1},
-    {"vae down", CONV(256, 256, 128, 128, 3), .stride = 2, .options = WITH_BIAS, .bench = 1},
-    {"small decoder 96", CONV(256, 256, 96, 96, 3), .groups = 32,
-     .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL, .bench = 1},
-
-    {"one pixel", OP_gn_stats, .m = 1, .k = 64, .groups = 32},
-    {"odd, gap", OP_gn_stats, .m = 1037, .k = 21, .groups = 7, .gap = 3},
-    {"large mean", OP_gn_stats, .m = 3000, .k = 96, .groups = 32, .options = OFFSET},
-    {"groups of 16", OP_gn_stats, .m = 700, .k = 512, .groups = 32},
-    {"many channels", OP_gn_stats, .m = 40, .k = 2304, .groups = 32},
-    {"many pixels", OP_gn_stats, .m = 8300, .k = 260, .groups = 20, .gap = 1, .options = OFFSET},
-    {"vae 128", OP_gn_stats, .m = 65536, .k = 128, .groups = 32, .bench = 1},
-
-    {"one pixel", OP_gn_apply, .m = 1, .k = 64, .groups = 32},
-    {"silu, odd, gap", OP_gn_apply, .m = 103, .k = 21, .groups = 7, .gap = 3, .options = WITH_SILU},
-    {"in place, f32 weights", OP_gn_apply, .m = 70, .k = 96, .groups = 32, .weights = DT_F32,
-     .options = WITH_SILU | IN_PLACE},
-    {"large mean", OP_gn_apply, .m = 70, .k = 64, .groups = 32, .options = OFFSET},
-    {"groups of 3, gap", OP_gn_apply, .m = 400, .k = 96, .groups = 32, .gap = 8, .options = WITH_SILU},
-    {"many channels, f16 weights", OP_gn_apply, .m = 40, .k = 2304, .groups = 32, .weights = DT_F16},
-
-    {"4x6", OP_patchify, .h = 4, .w = 6, .k = 32},
-    {"gap", OP_patchify, .h = 2, .w = 2, .k = 3, .gap = 3, .weights = DT_F32},
-    {"wide, f16 statistics", OP_patchify, .h = 2, .w = 22, .k = 16, .weights = DT_F16},
-    {"4x6", OP_unpatchify, .h = 4, .w = 6, .k = 32},
-    {"gap", OP_unpatchify, .h = 10, .w = 2, .k = 5, .gap = 3},
-
-    {"odd", OP_euler, .m = 19, .k = 131},
-    {"in place", OP_euler, .m = 64, .k = 128, .options = IN_PLACE, .gap = 2},
-    {"rows touch", OP_euler, .m = 24, .k = 128, .options = IN_PLACE},
-    {"gap", OP_euler, .m = 33, .k = 260, .gap = 4},
-    {"odd", OP_cfg, .m = 19, .k = 131, .gap = 1},
-    {"in place", OP_cfg, .m = 64, .k = 128, .options = IN_PLACE},
-    {"act to act", OP_copy, .m = 7, .k = 131, .weights = DT_NONE},
-    {"f32 to act", OP_copy, .m = 7, .k = 131, .gap = 3, .options = X_F32},
-    {"act to f32", OP_copy, .m = 7, .k = 131, .gap = 3, .options = Y_F32},
-    {"f16 to act", OP_copy, .m = 7, .k = 131, .weights = DT_F16},
-    {"gap", OP_copy, .m = 70, .k = 264, .gap = 8, .weights = DT_NONE},
-    {"rows touch, f32 to act", OP_copy, .m = 70, .k = 264, .options = X_F32},
-    {"act", OP_to_u8, .m = 1037},
-    {"f32, gap", OP_to_u8, .m = 300, .options = X_F32, .gap = 2},
-    {"rows touch", OP_to_u8, .m = 1024},
-    {"rows touch", OP_from_u8, .m = 512},
-    {"all values", OP_from_u8, .m = 300},
-    {"gap", OP_from_u8, .m = 100, .gap = 1},
-
-    /* at the end, so that the values of the cases above stay */
-    {"128 keys", ATTENTION(127, 128, 1, 1, 128)},
-    {"129 keys", ATTENTION(65, 129, 2, 1, 128), .gap = 8},
-    {"many tiles of keys", ATTENTION(130, 900, 1, 1, 128), .gap = 8},
-    {"key length, two tiles", ATTENTION(70, 300, 2, 1, 128), .key_len = 256},
-    {"causal, two tiles and one", ATTENTION(257, 257, 2, 1, 128), .causal = 1, .gap = 8},
-};
-const int op_case_count = sizeof op_cases / sizeof op_cases[0];
+void op_case_check(const struct op_case *c, enum dtype act, struct device *dev)
+{
+    char text[OP_CASE_TEXT];
+    double worst = op_case_excess(c, act, dev, text);
+    cr_expect(worst <= 1, "%s", text);
+}

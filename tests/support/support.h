@@ -3,6 +3,7 @@
 #define KLEIN_TEST_SUPPORT_H
 
 #include "../../base/error.h"
+#include "../../base/hash.h"
 #include "../../base/tensor.h"
 
 #include <criterion/criterion.h>
@@ -45,12 +46,9 @@
         cr_skip_test(why);                                                                                   \
     } while (0)
 
-/* ||a - b|| / ||b|| over all elements of two tensors of equal size, in f64. NaN or Inf anywhere in a gives +Inf. */
+/* tensor_relative_l2 and tensor_max_difference (kernels/check/op_cases.h); shapes that differ fail the test. */
 double relative_l2(struct tensor a, struct tensor b);
-double max_abs_diff(struct tensor a, struct tensor b); /* NaN gives +Inf */
-
-/* FNV-1a 64 of the bytes: for goldens too large to keep. */
-uint64_t fnv1a(const void *bytes, size_t n);
+double max_abs_diff(struct tensor a, struct tensor b);
 
 /* The device that `spec` means: a name, or "soft CHIP" for the soft GPU as that chip ("soft sm_80"), which holds for the process. */
 const char *test_device(const char *spec);

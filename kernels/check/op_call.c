@@ -1,10 +1,13 @@
 /* Makes the operands of an op case, runs it, and applies the rule of op_cases.h. */
 #include "op_cases.h"
-#include "support.h"
+
+#include "../../base/clock.h"
+#include "../../base/hash.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { GUARD = 256, FILL = 0xff }; /* 0xff...: NaN in F32, BF16, F16 */
 
@@ -108,10 +111,11 @@ static uint64_t number_of(const struct op_case *c)
     return fnv1a(c->name, strlen(c->name)) & 0xffffffff;
 }
 
-/* What operand() needs besides the operand. */
+/* What add() needs besides the operand. */
 struct maker {
     struct op_call *call;
     enum dtype act, values, weights;
+    struct klein_error *err; /* sticky: no memory for an operand */
 };
 
 /* Adds an operand; returns its index. Its values are exact in `exact`. */
@@ -119,16 +123,16 @@ static int add(struct maker *m, struct tensor *slot, enum dtype dtype, enum dtyp
                enum draw how)
 {
     struct op_call *call = m->call;
-    cr_assert(call->operands < OPERANDS);
+    CHECK(call->operands < OPERANDS);
     struct operand *o = &call->operand[call->operands];
     *o = (struct operand){.slot = slot, .output = how == NOTHING, .same_as = -1};
     *slot = tensor_of(NULL, dtype, rows, cols);
     slot->ld += rows > 1 ? call->c->gap : 0;
     if (how != NOTHING) {
         o->values = malloc((size_t)rows * (size_t)cols * sizeof *o->values);
-        cr_assert(o->values);
+        if (!o->values) fail(m->err, KLEIN_E_NO_MEMORY, "no memory for an operand of %dx%d", rows, cols);
         uint64_t state = (uint64_t)call->operands << 32 | number_of(call->c);
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; o->values && r < rows; r++)
             for (int c = 0; c < cols; c++)
                 o->values[(size_t)r * (size_t)cols + (size_t)c] =
                     rounded(exact, (float)draw_value(how, call->c, *slot, r, c, &state));
@@ -147,7 +151,7 @@ static int add_x(struct maker *m, struct tensor *slot, int rows, int cols)
 {
     int i = add_act(m, slot, rows, cols, NORMAL, m->call->c->options & X_F32), options = m->call->c->options;
     enum dtype exact = options & X_F32 ? DT_F32 : m->values;
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; m->call->operand[i].values && r < rows; r++)
         for (int c = 0; c < cols; c++) {
             float *p = &m->call->operand[i].values[(size_t)r * (size_t)cols + (size_t)c];
             if (options & OUTLIERS && c % 61 == 7) *p *= 100;
@@ -162,9 +166,18 @@ static void add_f32(struct maker *m, struct tensor *slot, int rows, int cols, en
     add(m, slot, DT_F32, DT_F32, rows, cols, how);
 }
 
-static void add_weight(struct maker *m, struct tensor *slot, int rows, int cols, enum draw how)
+/* An operand that comes from a model's files: the device may place it. */
+static void add_weight(struct maker *m, struct tensor *slot, enum weight_kind kind, int rows, int cols,
+                       enum draw how)
 {
-    add(m, slot, m->weights, m->weights, rows, cols, how);
+    struct operand *o = &m->call->operand[add(m, slot, m->weights, m->weights, rows, cols, how)];
+    o->weight = 1;
+    o->kind = kind;
+}
+
+static void add_vector(struct maker *m, struct tensor *slot, int cols, enum draw how)
+{
+    add_weight(m, slot, WEIGHT_VECTOR, 1, cols, how);
 }
 
 /* The output; the same memory as operand `input` if the case is in place. */
@@ -177,8 +190,8 @@ static void add_y(struct maker *m, struct tensor *slot, int rows, int cols, int 
 static void add_norm(struct maker *m, struct group_norm *norm, int channels)
 {
     add_f32(m, &norm->stats, m->call->c->groups, 2, VARIANCE);
-    add_weight(m, &norm->gamma, 1, channels, NEAR_ONE);
-    add_weight(m, &norm->beta, 1, channels, NORMAL);
+    add_vector(m, &norm->gamma, channels, NEAR_ONE);
+    add_vector(m, &norm->beta, channels, NORMAL);
 }
 
 static void make_linear(struct maker *m, const struct op_case *c, struct linear_args *a)
@@ -195,14 +208,14 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
         group->w.parts = parts;
         for (int i = 0; i < parts; i++) { /* unequal, so that boundaries fall anywhere */
             int rows = i == parts - 1 ? left : left / (parts - i) - i;
-            add_weight(m, &group->w.part[i], rows, c->k, WEIGHT);
+            add_weight(m, &group->w.part[i], WEIGHT_MATRIX, rows, c->k, WEIGHT);
             left -= rows;
         }
-        if (c->options & WITH_BIAS) add_weight(m, &group->bias, 1, n, NORMAL);
+        if (c->options & WITH_BIAS) add_vector(m, &group->bias, n, NORMAL);
         if (c->options & WITH_GATE) add_f32(m, &group->gate, 1, n, NORMAL);
         if (c->epilogue == LINEAR_QKV) {
-            add_weight(m, &group->q_norm, 1, c->hd, NEAR_ONE);
-            add_weight(m, &group->k_norm, 1, c->hd, NEAR_ONE);
+            add_vector(m, &group->q_norm, c->hd, NEAR_ONE);
+            add_vector(m, &group->k_norm, c->hd, NEAR_ONE);
         }
     }
     if (c->epilogue == LINEAR_QKV) {
@@ -248,8 +261,9 @@ static void make_conv(struct maker *m, const struct op_case *c, struct conv_args
     a->upsample = (c->options & UPSAMPLE) != 0;
     int up = a->upsample ? 2 : 1, pixels = c->h * up / a->stride * (c->w * up / a->stride), residual = -1;
     add_x(m, &a->x, c->h * c->w, c->k);
-    add_weight(m, &a->w, c->n, c->k * c->ksize * c->ksize, WEIGHT);
-    if (c->options & WITH_BIAS) add_weight(m, &a->bias, 1, c->n, NORMAL);
+    add_weight(m, &a->w, c->ksize == 1 ? WEIGHT_CONV_1X1 : WEIGHT_CONV_3X3, c->n, c->k * c->ksize * c->ksize,
+               WEIGHT);
+    if (c->options & WITH_BIAS) add_vector(m, &a->bias, c->n, NORMAL);
     if (c->options & WITH_NORM) add_norm(m, &a->norm, c->k);
     if (c->options & WITH_RESIDUAL) residual = add_act(m, &a->residual, pixels, c->n, NORMAL, 0);
     add_y(m, &a->y, pixels, c->n, residual);
@@ -262,8 +276,8 @@ static void make_patch(struct maker *m, const struct op_case *c, struct patch_ar
     a->eps = 1e-4f;
     int tokens = c->h * c->w / 4;
     add_act(m, &a->x, inverse ? tokens : c->h * c->w, inverse ? 4 * c->k : c->k, NORMAL, inverse);
-    add_weight(m, &a->mean, 1, 4 * c->k, NORMAL);
-    add_weight(m, &a->var, 1, 4 * c->k, VARIANCE);
+    add_vector(m, &a->mean, 4 * c->k, NORMAL);
+    add_vector(m, &a->var, 4 * c->k, VARIANCE);
     add_act(m, &a->y, inverse ? c->h * c->w : tokens, inverse ? c->k : 4 * c->k, NOTHING, !inverse);
 }
 
@@ -273,12 +287,12 @@ static void make_args(struct maker *m, const struct op_case *c)
     switch (c->op) {
     case OP_embed:
         add(m, &call->args.embed.ids, DT_I32, DT_F32, 1, c->m, INDEX);
-        add_weight(m, &call->args.embed.table, c->k, c->n, NORMAL);
+        add_weight(m, &call->args.embed.table, WEIGHT_MATRIX, c->k, c->n, NORMAL);
         add_y(m, &call->args.embed.y, c->m, c->n, -1);
         break;
     case OP_rmsnorm: {
         int x = add_x(m, &call->args.rmsnorm.x, c->m, c->k);
-        add_weight(m, &call->args.rmsnorm.w, 1, c->k, NEAR_ONE);
+        add_vector(m, &call->args.rmsnorm.w, c->k, NEAR_ONE);
         add_y(m, &call->args.rmsnorm.y, c->m, c->k, x);
         call->args.rmsnorm.eps = 1e-6f;
         break;
@@ -341,7 +355,7 @@ static void make_args(struct maker *m, const struct op_case *c)
         break;
     case OP_copy:
         if (c->weights)
-            add_weight(m, &call->args.copy.x, c->m, c->k, NORMAL);
+            add(m, &call->args.copy.x, m->weights, m->weights, c->m, c->k, NORMAL);
         else
             add_x(m, &call->args.copy.x, c->m, c->k);
         add_y(m, &call->args.copy.y, c->m, c->k, -1);
@@ -355,7 +369,7 @@ static void make_args(struct maker *m, const struct op_case *c)
         add_y(m, &call->args.from_u8.y, c->m, 3, -1);
         break;
     default:
-        cr_assert(0, "no such op");
+        fail(m->err, KLEIN_E_INTERNAL, "no cases of op %d", (int)c->op);
     }
 }
 
@@ -364,12 +378,12 @@ static size_t row_bytes(struct tensor t)
     return (size_t)t.ld * dtype_size(t.dtype);
 }
 
-/* The operand's memory as it must be before the call (and, outputs apart, after it). The caller frees it. */
+/* The operand's memory as it must be before the call (and, outputs apart, after it). The caller frees it; NULL: no memory. */
 static char *image(const struct operand *o)
 {
     struct tensor t = *o->slot;
     char *p = malloc(o->bytes);
-    cr_assert(p);
+    if (!p) return NULL;
     memset(p, FILL, o->bytes);
     for (int r = 0; o->values && r < t.rows; r++)
         for (int c = 0; c < t.cols; c++)
@@ -378,34 +392,75 @@ static char *image(const struct operand *o)
     return p;
 }
 
-void op_call_make(struct op_call *call, const struct op_case *c, enum dtype act, enum dtype values,
-                  struct device *dev)
+/* As the device keeps weights; from then on it is the device's. */
+static enum klein_status place_operand(struct op_call *call, struct operand *o, enum dtype act,
+                                       struct klein_error *err)
 {
-    struct klein_error err;
+    struct tensor t = *o->slot;
+    t.ld = t.cols; /* files have no gaps */
+    size_t size = dtype_size(t.dtype), n = (size_t)t.rows * (size_t)t.cols;
+    char *host = malloc(n * size);
+    if (!host) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a weight of %dx%d", t.rows, t.cols);
+    for (size_t i = 0; i < n; i++) store(host + i * size, t.dtype, o->values[i]);
+    t.ptr = host;
+    enum klein_status status = call->dev->place(call->dev, o->kind, act, &t, err);
+    free(host);
+    *o->slot = t;
+    return status;
+}
+
+static enum klein_status fill_operand(struct op_call *call, struct operand *o, struct klein_error *err)
+{
+    o->bytes = 2 * GUARD + (size_t)o->slot->rows * row_bytes(*o->slot);
+    char *host = image(o), *memory = host ? call->dev->alloc(call->dev, o->bytes) : NULL;
+    enum klein_status status = KLEIN_OK;
+    o->memory = memory;
+    if (memory)
+        status = call->dev->upload(call->dev, memory, host, o->bytes, err);
+    else
+        status = fail(err, KLEIN_E_NO_MEMORY, "no memory for an operand of %zu bytes", o->bytes);
+    free(host);
+    o->slot->ptr = memory + GUARD;
+    return status;
+}
+
+enum klein_status op_call_open(struct op_call *call, const struct op_case *c, enum dtype act,
+                               enum dtype values, struct device *dev, struct klein_error *err)
+{
     *call = (struct op_call){.c = c, .dev = dev};
-    make_args(&(struct maker){call, act, values, c->weights ? c->weights : DT_BF16}, c);
-    for (int i = 0; i < call->operands; i++) {
+    make_args(&(struct maker){call, act, values, c->weights ? c->weights : DT_BF16, err}, c);
+    for (int i = 0; i < call->operands && !err->status; i++) {
         struct operand *o = &call->operand[i];
-        if (o->same_as >= 0) {
+        if (o->same_as >= 0)
             o->slot->ptr = call->operand[o->same_as].slot->ptr;
-            continue;
-        }
-        o->bytes = 2 * GUARD + (size_t)o->slot->rows * row_bytes(*o->slot);
-        o->memory = dev->alloc(dev, o->bytes);
-        cr_assert(o->memory, "no memory for an operand");
-        char *host = image(o);
-        OK(dev->upload(dev, o->memory, host, o->bytes, &err));
-        free(host);
-        o->slot->ptr = o->memory + GUARD;
+        else if (o->weight && dev->place)
+            place_operand(call, o, act, err);
+        else
+            fill_operand(call, o, err);
+    }
+    if (err->status) op_call_free(call);
+    return err->status;
+}
+
+enum klein_status op_call_cost(struct op_call *call, struct op_cost *cost, struct klein_error *err)
+{
+    switch (call->c->op) {
+#define X(op, a)                                                                                             \
+    case OP_##op:                                                                                            \
+        return ops_check_##op(&call->args.op, cost, err);
+        KLEIN_OPS(X)
+#undef X
+    default:
+        return KLEIN_E_INTERNAL;
     }
 }
 
 enum klein_status op_call_run(struct op_call *call, struct klein_error *err)
 {
+    TRY(op_call_cost(call, NULL, err));
     switch (call->c->op) {
 #define X(op, a)                                                                                             \
     case OP_##op:                                                                                            \
-        TRY(ops_check_##op(&call->args.op, NULL, err));                                                      \
         return call->dev->ops->op(call->dev, &call->args.op, err);
         KLEIN_OPS(X)
 #undef X
@@ -422,43 +477,56 @@ static int shared(const struct op_call *call, int operand)
 }
 
 /* Whether the memory is as it was, elements of outputs apart. */
-static void check_untouched(struct op_call *call, int i, const char *now)
+static enum klein_status check_untouched(struct op_call *call, int i, const char *now,
+                                         struct klein_error *err)
 {
     struct operand *o = &call->operand[i];
     struct tensor t = *o->slot;
     char *before = image(o);
-    size_t start = GUARD, used = (size_t)t.cols * dtype_size(t.dtype);
+    if (!before) return fail(err, KLEIN_E_NO_MEMORY, "no memory to compare an operand");
+    size_t start = GUARD, used = (size_t)t.cols * dtype_size(t.dtype), b = 0;
     if (o->output || shared(call, i))
         for (int r = 0; r < t.rows; r++)
             memcpy(before + start + (size_t)r * row_bytes(t), now + start + (size_t)r * row_bytes(t), used);
-    for (size_t b = 0; b < o->bytes; b++)
-        cr_assert(before[b] == now[b], "%s %s: operand %d was written at byte %lld of its memory",
-                  op_name(call->c->op), call->c->name, i, (long long)b - GUARD);
+    while (b < o->bytes && before[b] == now[b]) b++;
     free(before);
+    if (b == o->bytes) return KLEIN_OK;
+    return fail(err, KLEIN_E_INTERNAL, "%s %s: operand %d was written at byte %lld of its memory",
+                op_name(call->c->op), call->c->name, i, (long long)b - GUARD);
 }
 
-struct tensor op_call_output(struct op_call *call, int wanted)
+/* An output's elements, from host memory with the operand's layout. */
+static enum klein_status read_values(struct tensor t, struct tensor *out, struct klein_error *err)
 {
-    struct klein_error err;
-    struct tensor result = {0};
-    for (int i = 0, outputs = 0; i < call->operands; i++) {
+    *out = tensor_of(malloc((size_t)t.rows * (size_t)t.cols * sizeof(float)), DT_F32, t.rows, t.cols);
+    if (!out->ptr) return fail(err, KLEIN_E_NO_MEMORY, "no memory for an output");
+    for (int r = 0; r < t.rows; r++)
+        for (int c = 0; c < t.cols; c++) tensor_set(*out, r, c, tensor_get(t, r, c));
+    return KLEIN_OK;
+}
+
+enum klein_status op_call_read(struct op_call *call, int wanted, struct tensor *out, struct klein_error *err)
+{
+    *out = (struct tensor){0};
+    for (int i = 0, outputs = 0; i < call->operands && !err->status; i++) {
         struct operand *o = &call->operand[i], *holder = o->same_as >= 0 ? &call->operand[o->same_as] : o;
+        if (!holder->memory) continue; /* placed: no longer ours to look at */
         char *host = malloc(holder->bytes);
-        cr_assert(host);
-        OK(call->dev->download(call->dev, host, holder->memory, holder->bytes, &err));
-        if (holder == o) check_untouched(call, i, host);
-        if (o->output && outputs++ == wanted) {
-            struct tensor t = *o->slot;
-            t.ptr = host + GUARD;
-            result =
-                tensor_of(malloc((size_t)t.rows * (size_t)t.cols * sizeof(float)), DT_F32, t.rows, t.cols);
-            cr_assert(result.ptr);
-            for (int r = 0; r < t.rows; r++)
-                for (int c = 0; c < t.cols; c++) tensor_set(result, r, c, tensor_get(t, r, c));
-        }
+        struct tensor t = *o->slot;
+        if (!host)
+            fail(err, KLEIN_E_NO_MEMORY, "no memory for an operand of %zu bytes", holder->bytes);
+        else
+            call->dev->download(call->dev, host, holder->memory, holder->bytes, err);
+        if (!err->status && holder == o) check_untouched(call, i, host, err);
+        t.ptr = host + GUARD;
+        if (!err->status && o->output && outputs++ == wanted) read_values(t, out, err);
         free(host);
     }
-    return result;
+    if (err->status) {
+        free(out->ptr);
+        *out = (struct tensor){0};
+    }
+    return err->status;
 }
 
 void op_call_free(struct op_call *call)
@@ -467,84 +535,7 @@ void op_call_free(struct op_call *call)
         struct operand *o = &call->operand[i];
         if (o->memory) call->dev->free(call->dev, o->memory, o->bytes);
         free(o->values);
+        o->memory = NULL;
+        o->values = NULL;
     }
-}
-
-/* Runs c on dev; outputs into y[], their dtypes into types[]. Returns how many. */
-static int evaluate(const struct op_case *c, enum dtype act, enum dtype values, struct device *dev,
-                    struct tensor *y, enum dtype *types)
-{
-    struct klein_error err;
-    struct op_call call;
-    op_call_make(&call, c, act, values, dev);
-    OK(op_call_run(&call, &err));
-    int n = 0;
-    for (int i = 0; i < call.operands; i++)
-        if (call.operand[i].output) {
-            types[n] = call.operand[i].slot->dtype;
-            y[n] = op_call_output(&call, n);
-            n++;
-        }
-    op_call_free(&call);
-    return n;
-}
-
-/* error against limit; 1 is the limit. Exact results may have the limit 0. */
-static double excess(double error, double limit)
-{
-    return error <= 0 ? 0 : limit > 0 ? error / limit : INFINITY;
-}
-
-static double largest(struct tensor t)
-{
-    double most = 0;
-    for (int r = 0; r < t.rows; r++)
-        for (int c = 0; c < t.cols; c++) most = fmax(most, fabs((double)tensor_get(t, r, c)));
-    return most;
-}
-
-double op_case_excess(const struct op_case *c, enum dtype act, struct device *dev, char text[OP_CASE_TEXT])
-{
-    struct klein_error err;
-    struct device *ref, *naive = naive_open();
-    OK(device_open("ref", NULL, &ref, &err));
-    struct tensor truth[4], simple[4], y[4];
-    enum dtype types[4];
-    evaluate(c, DT_F32, act, ref, truth, types);
-    evaluate(c, act, act, naive, simple, types);
-    int n = evaluate(c, act, act, dev, y, types);
-    double worst = 0;
-    snprintf(text, OP_CASE_TEXT, "%s on %s, %s %s: exact", dev->name, dtype_name(act), op_name(c->op),
-             c->name);
-    for (int i = 0; i < n; i++) {
-        double rounding = types[i] == DT_BF16  ? 0x1p-9
-                          : types[i] == DT_F32 ? 0x1p-24
-                                               : 0; /* of a stored value */
-        struct {
-            const char *name;
-            double error, limit;
-        } measure[] = {{"relative L2", relative_l2(y[i], truth[i]),
-                        fmax(2 * relative_l2(simple[i], truth[i]), rounding)},
-                       {"maximum error", max_abs_diff(y[i], truth[i]),
-                        fmax(2 * max_abs_diff(simple[i], truth[i]), rounding * largest(truth[i]))}};
-        for (int m = 0; m < 2; m++) {
-            double e = excess(measure[m].error, measure[m].limit);
-            if (e <= worst) continue;
-            worst = e;
-            snprintf(text, OP_CASE_TEXT, "%s on %s, %s %s, output %d: %s %.3g, limit %.3g", dev->name,
-                     dtype_name(act), op_name(c->op), c->name, i, measure[m].name, measure[m].error,
-                     measure[m].limit);
-        }
-        free(truth[i].ptr), free(simple[i].ptr), free(y[i].ptr);
-    }
-    device_close(ref);
-    device_close(naive);
-    return worst;
-}
-
-void op_case_check(const struct op_case *c, enum dtype act, struct device *dev)
-{
-    char text[OP_CASE_TEXT];
-    double worst = op_case_excess(c, act, dev, text);
-    cr_expect(worst <= 1, "%s", text);
 }
