@@ -22,8 +22,8 @@ struct klein {
 enum klein_status context_open(struct checkpoint *checkpoint, const struct klein_open_options *options,
                                struct klein **out, struct klein_error *err);
 
-/* klein_generate that also reports every op as it ends (for benches): seconds is the op's wall time. NULL:
- * not wanted. */
+/* klein_generate that also reports every op (for benches): seconds is the op's time on the device. Its ops run one by one, not in
+ * graphs, and the marks between them take time too: stages are longer than without. NULL: not wanted. */
 typedef void op_observer(void *user, enum klein_stage stage, enum op_id op, const struct op_cost *cost,
                          double seconds);
 enum klein_status context_generate(struct klein *k, const struct klein_request *request,

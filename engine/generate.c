@@ -27,8 +27,9 @@ struct generation {
     struct span { /* of a stage, between two marks of the device */
         enum klein_stage stage;
         int from, to;
-    } spans[DEVICE_MARKS / 2];
+    } spans[RUN_MARKS / 2];
     int n_spans;
+    struct issued_op issued[RUN_ISSUED]; /* of the run */
     op_observer *observer;
     void *observer_user;
 };
@@ -67,7 +68,7 @@ static void mark_stage(struct generation *g, enum klein_stage stage, int step, i
 {
     struct run *r = &g->run;
     int last = stage != KLEIN_STAGE_DENOISE || step == g->settled.steps - 1;
-    if (r->walked || !run_ok(r) || g->n_spans == DEVICE_MARKS / 2 || (finished && !last)) return;
+    if (r->walked || !run_ok(r) || g->n_spans == RUN_MARKS / 2 || (finished && !last)) return;
     struct span *span = &g->spans[g->n_spans];
     *span = (struct span){stage, 2 * g->n_spans, 2 * g->n_spans + 1};
     r->dev->mark(r->dev, finished ? span->to : span->from, &r->err);
@@ -78,6 +79,7 @@ static void on_event(void *user, enum klein_stage stage, int image, int step, in
 {
     struct generation *g = user;
     struct klein_progress *p = &g->progress;
+    if (!finished) run_observe_issued(&g->run); /* they are of the stage before */
     p->stage = stage;
     p->image = image;
     p->step = stage == KLEIN_STAGE_DENOISE ? step + finished : 0;
@@ -327,9 +329,11 @@ static enum klein_status run_job(struct generation *g, struct cached_plan *plan,
                       .hook_user = g,
                       .poll = g->request->progress ? on_poll : NULL,
                       .observe = g->observer ? on_op : NULL,
+                      .issued = dev->mark ? g->issued : NULL,
                       .tap = g->request->tap ? on_tap : NULL,
                       .tap_blocks = g->request->tap && g->request->tap_blocks};
     pipeline_run(r, g->k->model, &g->job, g->request->graph == KLEIN_GRAPH_OFF ? NULL : &plan->stages);
+    run_observe_issued(r);
     if (dev->wait) dev->wait(dev, &r->err);
     for (int i = 0; i < g->n_spans && run_ok(r); i++)
         g->result->seconds[g->spans[i].stage] += dev->between(dev, g->spans[i].from, g->spans[i].to);

@@ -15,13 +15,38 @@ static int run_may_continue(struct run *r)
     return 1;
 }
 
+void run_observe_issued(struct run *r)
+{
+    if (r->n_issued && run_ok(r)) r->dev->wait(r->dev, &r->err);
+    for (int i = 0; i < r->n_issued && run_ok(r); i++)
+        r->observe(r, r->issued[i].op, &r->issued[i].cost,
+                   r->dev->between(r->dev, RUN_MARKS + 2 * i, RUN_MARKS + 2 * i + 1));
+    r->n_issued = 0;
+}
+
+/* What run_op_done wants to know. */
+static double run_op_begins(struct run *r)
+{
+    if (!r->observe) return 0;
+    if (!r->issued) return clock_seconds();
+    if (r->n_issued == RUN_ISSUED) run_observe_issued(r);
+    r->dev->mark(r->dev, RUN_MARKS + 2 * r->n_issued, &r->err);
+    return 0;
+}
+
 static void run_op_done(struct run *r, enum op_id op, const struct op_cost *cost, double begin,
                         const struct klein_error *e)
 {
     if (e->status != KLEIN_OK)
         fail(&r->err, e->status, "%s %s on %s: %s", op_name(op), cost->shape, r->dev->name, e->message);
     r->flops += cost->flops;
-    if (r->observe) r->observe(r, op, cost, clock_seconds() - begin);
+    if (!r->observe) return;
+    if (!r->issued) {
+        r->observe(r, op, cost, clock_seconds() - begin);
+    } else if (run_ok(r)) {
+        r->dev->mark(r->dev, RUN_MARKS + 2 * r->n_issued + 1, &r->err);
+        r->issued[r->n_issued++] = (struct issued_op){op, *cost};
+    }
 }
 
 #define X(op, args)                                                                                          \
@@ -31,7 +56,7 @@ static void run_op_done(struct run *r, enum op_id op, const struct op_cost *cost
         struct op_cost cost;                                                                                 \
         if (ops_check_##op(a, &cost, &r->err) != KLEIN_OK) return;                                           \
         struct klein_error e = {0};                                                                          \
-        double begin = r->observe ? clock_seconds() : 0;                                                     \
+        double begin = run_op_begins(r);                                                                     \
         r->dev->ops->op(r->dev, a, &e);                                                                      \
         run_op_done(r, OP_##op, &cost, begin, &e);                                                           \
     }

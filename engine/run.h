@@ -11,6 +11,13 @@
 
 struct run;
 
+/* An op that a device has been given and that has not been observed yet. Its marks are number RUN_MARKS + 2 i and the next. */
+struct issued_op {
+    enum op_id op;
+    struct op_cost cost;
+};
+enum { RUN_ISSUED = 128, RUN_MARKS = DEVICE_MARKS - 2 * RUN_ISSUED };
+
 struct run {
     struct device *dev;
     struct arena *arena;
@@ -27,7 +34,12 @@ struct run {
     void *hook_user;
     int (*poll)(struct run *r); /* before each op; non-zero stops with KLEIN_E_CANCELLED */
     void (*observe)(struct run *r, enum op_id op, const struct op_cost *cost,
-                    double seconds);                               /* after each op */
+                    double seconds); /* after each op */
+    /* On a device that works on after an op was issued (device.h): room for RUN_ISSUED ops, which are observed together, later: when
+     * it is full and by run_observe_issued. The times are then the device's. An op that the device waits for, as it does for the first
+     * ones after a wait, also has the time of its launch. */
+    struct issued_op *issued;
+    int n_issued;
     void (*tap)(struct run *r, const char *name, struct tensor t); /* t is in device memory */
     int tap_blocks;                                                /* taps include every block's output */
 };
@@ -37,6 +49,9 @@ struct run {
 #define X(op, args) void run_##op(struct run *r, const struct args *a);
 KLEIN_OPS(X)
 #undef X
+
+/* Waits for the ops that were issued and hands them to the observer. */
+void run_observe_issued(struct run *r);
 
 /* A contiguous [rows, cols] tensor from the arena. When it is full: the sticky error, and a tensor with ptr
  * NULL. */

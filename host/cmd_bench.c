@@ -1,15 +1,14 @@
-/* klein bench: how fast a request runs here, by stage and by operation, against the measured peak of the
- * processor. */
+/* klein bench: how fast a request runs here, by stage and by operation, against the peaks of what it runs on. */
+#include "bench.h"
 #include "commands.h"
 #include "shared_options.h"
 #include "signals.h"
 #include "table.h"
 #include "workload.h"
 
-#include "../engine/context.h"
-#include "../kernels/cpu/cpu.h"
+#include "../kernels/cuda/cuda.h"
 
-#include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -22,15 +21,6 @@ struct settings {
     struct device_settings device;
 };
 
-/* One kind of operation: the same op with the same shape in the same stage. */
-struct op_row {
-    enum klein_stage stage;
-    enum op_id op;
-    struct op_cost cost;
-    int calls;      /* over all runs */
-    double seconds; /* over all runs */
-};
-
 struct bench {
     const struct settings *s;
     struct klein *klein;
@@ -38,11 +28,12 @@ struct bench {
     struct klein_image references[KLEIN_MAX_REFERENCES];
     struct klein_request request;
     struct plan plan;
-    int runs;
+    int runs, warm_up;
+    double first;    /* seconds of the first run, which loads kernels and takes memory */
     double *seconds; /* [runs][STAGES]: the stages, then the whole */
-    struct op_row *ops;
-    int n_ops, capacity, warm, out_of_memory;
-    double peak; /* FLOP/s of this processor in the activations' dtype */
+    struct op_rows ops;
+    int observe; /* this run's ops are wanted */
+    struct peak peak;
 };
 enum { WHOLE = KLEIN_STAGE_COUNT, STAGES, DEFAULT_REPEAT = 3 };
 
@@ -52,25 +43,7 @@ enum { WHOLE = KLEIN_STAGE_COUNT, STAGES, DEFAULT_REPEAT = 3 };
 static void on_op(void *user, enum klein_stage stage, enum op_id op, const struct op_cost *cost,
                   double seconds)
 {
-    struct bench *b = user;
-    int i = 0;
-    if (!b->warm || b->out_of_memory) return;
-    while (i < b->n_ops &&
-           !(b->ops[i].stage == stage && b->ops[i].op == op && !strcmp(b->ops[i].cost.shape, cost->shape)))
-        i++;
-    if (i == b->capacity) {
-        int capacity = b->capacity ? 2 * b->capacity : 64;
-        struct op_row *grown = realloc(b->ops, (size_t)capacity * sizeof *grown);
-        if (!grown) {
-            b->out_of_memory = 1;
-            return;
-        }
-        b->ops = grown;
-        b->capacity = capacity;
-    }
-    if (i == b->n_ops) b->ops[b->n_ops++] = (struct op_row){stage, op, *cost, 0, 0};
-    b->ops[i].calls++;
-    b->ops[i].seconds += seconds;
+    op_rows_add(&((struct bench *)user)->ops, stage, op, cost, seconds);
 }
 
 static int on_progress(void *user, const struct klein_progress *p)
@@ -81,21 +54,31 @@ static int on_progress(void *user, const struct klein_progress *p)
 static enum klein_status run_once(struct bench *b, double *seconds, struct klein_error *err)
 {
     struct klein_result result;
-    TRY(context_generate(b->klein, &b->request, b->s->ops ? on_op : NULL, b, &result, err));
-    for (int i = 0; seconds && i < KLEIN_STAGE_COUNT; i++) seconds[i] = result.seconds[i];
-    if (seconds) seconds[WHOLE] = result.total_seconds;
+    TRY(context_generate(b->klein, &b->request, b->observe ? on_op : NULL, b, &result, err));
+    for (int i = 0; i < KLEIN_STAGE_COUNT; i++) seconds[i] = result.seconds[i];
+    seconds[WHOLE] = result.total_seconds;
     klein_result_free(&result);
     return KLEIN_OK;
 }
 
+/* On a device with graphs an observed run is another thing than a timed one: ops have runs of their own. */
 static enum klein_status run_all(struct bench *b, struct klein_error *err)
 {
+    const int apart = b->klein->device->mark != NULL;
+    double unused[STAGES];
+    b->warm_up = b->klein->device->graphs && b->request.graph != KLEIN_GRAPH_OFF ? 2 : 1;
     b->seconds = calloc((size_t)b->runs * STAGES, sizeof *b->seconds);
     if (!b->seconds) return fail(err, KLEIN_E_NO_MEMORY, "no memory for the times of %d runs", b->runs);
-    TRY(run_once(b, NULL, err));
-    b->warm = 1;
+    for (int i = 0; i < b->warm_up; i++) {
+        TRY(run_once(b, unused, err));
+        if (i == 0) b->first = unused[WHOLE];
+    }
+    b->observe = b->s->ops && !apart;
     for (int i = 0; i < b->runs; i++) TRY(run_once(b, b->seconds + i * STAGES, err));
-    return b->out_of_memory ? fail(err, KLEIN_E_NO_MEMORY, "no memory for a table of operations") : KLEIN_OK;
+    b->observe = b->s->ops && apart;
+    for (int i = 0; b->observe && i < b->runs; i++) TRY(run_once(b, unused, err));
+    op_rows_sort(&b->ops);
+    return b->ops.failed ? fail(err, KLEIN_E_NO_MEMORY, "no memory for a table of operations") : KLEIN_OK;
 }
 
 /* --- what runs -------------------------------------------------------------------------------------------
@@ -162,6 +145,7 @@ static enum klein_status prepare(struct bench *b, struct klein_error *err)
     klein_model_info(b->klein, &b->model);
     TRY(plan_make(b->klein->model->cfg, b->klein->act, &b->request, &b->plan, err));
     b->request.progress = on_progress;
+    b->request.graph = (enum klein_graph)s->device.graph;
     return KLEIN_OK;
 }
 
@@ -194,12 +178,6 @@ static const char *stage_name(int stage)
     return stage == WHOLE ? "all" : klein_stage_name((enum klein_stage)stage);
 }
 
-static int slower_first(const void *a, const void *b)
-{
-    double x = ((const struct op_row *)a)->seconds, y = ((const struct op_row *)b)->seconds;
-    return (x < y) - (x > y);
-}
-
 static double peak_memory(void)
 {
     struct rusage usage;
@@ -209,117 +187,139 @@ static double peak_memory(void)
 
 static int print_stages(const struct bench *b)
 {
+    const struct peak *p = &b->peak;
     struct table t;
-    table_begin(&t, "lrrrr");
+    table_begin(&t, p->soft ? "lrr" : "lrrrr");
     table_cell(&t, "STAGE");
-    table_cell(&t, "SECONDS");
+    table_cell(&t, p->soft ? "HOST SECONDS" : "SECONDS");
     table_cell(&t, "TFLOP");
-    table_cell(&t, "TFLOP/S");
-    table_cell(&t, "OF PEAK");
+    if (!p->soft) table_cell(&t, "TFLOP/S");
+    if (!p->soft) table_cell(&t, "OF PEAK");
     for (int i = 0; i <= WHOLE; i++) {
-        double seconds = median(b, i), flops = stage_flops(b, i);
+        double seconds = median(b, i), flops = stage_flops(b, i), share = peak_share(p, flops, 0, seconds);
         if (!(seconds > 0)) continue;
         table_cell(&t, "%s", stage_name(i));
-        table_cell(&t, "%.4f", seconds);
+        table_cell(&t, "%.5f", seconds);
         table_cell(&t, "%.4f", flops / 1e12);
+        if (p->soft) continue;
         table_cell(&t, "%.4f", flops / seconds / 1e12);
-        table_cell(&t, "%.1f %%", 100 * flops / seconds / b->peak);
+        if (isfinite(share))
+            table_cell(&t, "%.1f %%", 100 * share);
+        else
+            table_cell(&t, "-");
     }
     return table_print(&t, stdout);
 }
 
-static int print_ops(const struct bench *b)
+/* What a stage takes beyond its ops: the device's time between kernels. */
+static int has_gap(const struct bench *b, int stage)
+{
+    return b->s->ops && b->klein->device->mark && !b->peak.soft && median(b, stage) > 0;
+}
+
+static double ops_seconds(const struct bench *b, int stage)
+{
+    return op_rows_total(&b->ops, (enum klein_stage)stage) / b->runs;
+}
+
+static int print_gaps(const struct bench *b)
 {
     struct table t;
-    table_begin(&t, "llrrrrrl");
+    table_begin(&t, "lrrr");
     table_cell(&t, "STAGE");
-    table_cell(&t, "OP");
-    table_cell(&t, "CALLS");
-    table_cell(&t, "SECONDS");
-    table_cell(&t, "TFLOP/S");
-    table_cell(&t, "OF PEAK");
-    table_cell(&t, "GB/S");
-    table_cell(&t, "SHAPE");
-    for (int i = 0; i < b->n_ops; i++) {
-        const struct op_row *o = &b->ops[i];
-        double flops = o->cost.flops * o->calls / o->seconds;
-        table_cell(&t, "%s", klein_stage_name(o->stage));
-        table_cell(&t, "%s", op_name(o->op));
-        table_cell(&t, "%d", o->calls / b->runs);
-        table_cell(&t, "%.4f", o->seconds / b->runs);
-        table_cell(&t, "%.4f", flops / 1e12);
-        table_cell(&t, "%.1f %%", 100 * flops / b->peak);
-        table_cell(&t, "%.2f", o->cost.bytes * o->calls / o->seconds / 1e9);
-        table_cell(&t, "%s", o->cost.shape);
+    table_cell(&t, "MS");
+    table_cell(&t, "ITS OPS");
+    table_cell(&t, "BETWEEN");
+    for (int i = 0; i < KLEIN_STAGE_COUNT; i++) {
+        if (!has_gap(b, i)) continue;
+        table_cell(&t, "%s", stage_name(i));
+        table_cell(&t, "%.3f", 1e3 * median(b, i));
+        table_cell(&t, "%.3f", 1e3 * ops_seconds(b, i));
+        table_cell(&t, "%.3f", 1e3 * (median(b, i) - ops_seconds(b, i)));
     }
-    putchar('\n');
+    puts("\nThe stages without marks within, and their ops one by one. An op that the device waits for has "
+         "its "
+         "launch in its time, and\nkernels of a graph may overlap: \"between\" can be negative.");
     return table_print(&t, stdout);
+}
+
+static void print_memory(const struct bench *b)
+{
+    struct cuda_facts gpu;
+    if (cuda_facts(b->klein->device, &gpu))
+        printf("\nmemory of the device: weights %.2f GiB, arena %.2f GiB, scratch %.2f GiB\n",
+               (double)gpu.weights / 0x1p30, (double)b->plan.arena_bytes / 0x1p30,
+               (double)gpu.scratch / 0x1p30);
+    else
+        putchar('\n');
+    printf("largest resident memory: %.2f GiB\n", peak_memory() / 0x1p30);
 }
 
 static enum klein_status print_text(const struct bench *b, struct klein_error *err)
 {
-    printf("%s%s, %dx%d, %d reference%s, %d step%s, on %s in %s%s with %d thread%s\n", b->model.name,
+    printf("%s%s, %dx%d, %d reference%s, %d step%s, on %s (%s) in %s%s with %d thread%s\n", b->model.name,
            b->s->config || b->s->random ? " (random weights)" : "", b->plan.width, b->plan.height,
            b->request.n_references, b->request.n_references == 1 ? "" : "s", b->plan.steps,
-           b->plan.steps == 1 ? "" : "s", b->model.device, b->model.dtype,
+           b->plan.steps == 1 ? "" : "s", b->model.device, b->klein->device->description, b->model.dtype,
            b->klein->fp8 ? ", blocks in fp8," : "", b->klein->device->threads,
            b->klein->device->threads == 1 ? "" : "s");
-    printf("median of %d run%s after one to warm up; peak of this processor, just measured: %.4f TFLOP/s\n\n",
-           b->runs, b->runs == 1 ? "" : "s", b->peak / 1e12);
+    peak_print(&b->peak);
+    printf("median of %d run%s after %d to warm up; the first took %.4f s\n\n", b->runs,
+           b->runs == 1 ? "" : "s", b->warm_up, b->first);
     int ok = print_stages(b);
-    if (b->s->ops) ok &= print_ops(b);
-    printf("\nlargest resident memory: %.2f GiB\n", peak_memory() / 0x1p30);
+    if (b->s->ops) ok &= op_rows_print(&b->ops, &b->peak, b->runs);
+    if (has_gap(b, KLEIN_STAGE_DENOISE)) ok &= print_gaps(b);
+    print_memory(b);
     return ok ? KLEIN_OK : fail(err, KLEIN_E_NO_MEMORY, "no memory for a table");
 }
 
-static json_t *ops_json(const struct bench *b)
+static json_t *stage_json(const struct bench *b, int i)
 {
-    json_t *ops = json_array();
-    for (int i = 0; i < b->n_ops; i++) {
-        const struct op_row *o = &b->ops[i];
-        json_array_append_new(
-            ops, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f}", "stage", klein_stage_name(o->stage), "op",
-                           op_name(o->op), "shape", o->cost.shape, "calls", o->calls / b->runs, "seconds",
-                           o->seconds / b->runs, "flop", o->cost.flops, "bytes", o->cost.bytes));
-    }
-    return ops;
+    double seconds = median(b, i), share = peak_share(&b->peak, stage_flops(b, i), 0, seconds);
+    json_t *all = json_array();
+    for (int r = 0; r < b->runs; r++) json_array_append_new(all, json_real(b->seconds[r * STAGES + i]));
+    json_t *o = json_pack("{s:f, s:f, s:f, s:o}", "seconds", seconds, "flop", stage_flops(b, i),
+                          "flop_per_second", seconds > 0 ? stage_flops(b, i) / seconds : 0, "runs", all);
+    if (o && isfinite(share)) json_object_set_new(o, "of_peak", json_real(share));
+    if (o && i < WHOLE && has_gap(b, i)) json_object_set_new(o, "ops_seconds", json_real(ops_seconds(b, i)));
+    return o;
+}
+
+static json_t *result_json(const struct bench *b, struct klein_error *err)
+{
+    struct cuda_facts gpu = {0};
+    cuda_facts(b->klein->device, &gpu);
+    json_t *stages = json_object();
+    int failed = 0;
+    for (int i = 0; i <= WHOLE; i++) failed |= json_object_set_new(stages, stage_name(i), stage_json(b, i));
+    json_t *o = json_pack(
+        "{s:s, s:b, s:i, s:i, s:i, s:i, s:s, s:s, s:b, s:s, s:s, s:i, s:i, s:f, s:I, s:I, s:I, s:I, s:o}",
+        "model", b->model.name, "random", b->s->config || b->s->random, "width", b->plan.width, "height",
+        b->plan.height, "steps", b->plan.steps, "references", b->request.n_references, "device",
+        b->model.device, "description", b->klein->device->description, "soft", b->peak.soft, "dtype",
+        b->model.dtype, "precision", b->model.precision, "threads", b->klein->device->threads, "graph",
+        b->s->device.graph, "first_seconds", b->first, "resident_bytes", (json_int_t)peak_memory(),
+        "arena_bytes", (json_int_t)b->plan.arena_bytes, "weight_bytes", (json_int_t)gpu.weights,
+        "scratch_bytes", (json_int_t)gpu.scratch, "stages", stages);
+    if (o && b->peak.flops > 0)
+        failed |= json_object_set_new(o, "peak_flop_per_second", json_real(b->peak.flops));
+    if (o && b->peak.bytes > 0)
+        failed |= json_object_set_new(o, "peak_bytes_per_second", json_real(b->peak.bytes));
+    if (o && b->s->ops) failed |= json_object_set_new(o, "ops", op_rows_json(&b->ops, &b->peak, b->runs));
+    if (o && !failed) return o;
+    json_decref(o);
+    fail(err, KLEIN_E_NO_MEMORY, "cannot make the JSON result");
+    return NULL;
 }
 
 static enum klein_status print_json(const struct bench *b, struct klein_error *err)
 {
-    json_t *stages = json_object();
-    int failed = !stages;
-    for (int i = 0; i <= WHOLE; i++) {
-        json_t *all = json_array();
-        for (int r = 0; r < b->runs; r++)
-            failed |= json_array_append_new(all, json_real(b->seconds[r * STAGES + i]));
-        double seconds = median(b, i), rate = seconds > 0 ? stage_flops(b, i) / seconds : 0;
-        failed |= json_object_set_new(stages, stage_name(i),
-                                      json_pack("{s:f, s:f, s:f, s:f, s:o}", "seconds", seconds, "flop",
-                                                stage_flops(b, i), "flop_per_second", rate, "of_peak",
-                                                rate / b->peak, "runs", all));
-    }
-    json_t *o = json_pack(
-        "{s:s, s:b, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:i, s:f, s:I, s:o}", "model", b->model.name, "random",
-        b->s->config || b->s->random, "width", b->plan.width, "height", b->plan.height, "steps",
-        b->plan.steps, "references", b->request.n_references, "device", b->model.device, "dtype",
-        b->model.dtype, "precision", b->model.precision, "threads", b->klein->device->threads,
-        "peak_flop_per_second", b->peak, "resident_bytes", (json_int_t)peak_memory(), "stages", stages);
-    if (b->s->ops && o) failed |= json_object_set_new(o, "ops", ops_json(b));
-    failed |= !o || json_dumpf(o, stdout, JSON_COMPACT);
+    json_t *o = result_json(b, err);
+    if (!o) return err->status;
+    int failed = json_dumpf(o, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(o);
     return failed ? fail(err, KLEIN_E_NO_MEMORY, "cannot make the JSON result") : KLEIN_OK;
-}
-
-/* Of the processor with as many threads as the run has, whatever device it runs on. */
-static enum klein_status measure_peak(struct bench *b, struct klein_error *err)
-{
-    struct device *cpu;
-    TRY(device_open("cpu", &(struct device_options){.threads = b->klein->device->threads}, &cpu, err));
-    b->peak = cpu_peak_flops(cpu, b->klein->act);
-    device_close(cpu);
-    return KLEIN_OK;
 }
 
 static enum klein_status run(const void *settings, struct klein_error *err)
@@ -327,13 +327,12 @@ static enum klein_status run(const void *settings, struct klein_error *err)
     struct bench b = {.s = settings};
     enum klein_status status = prepare(&b, err);
     signals_install();
-    if (!status) status = measure_peak(&b, err);
+    if (!status) status = peak_find(b.klein, &b.peak, err);
     if (!status) status = run_all(&b, err);
-    if (b.n_ops) qsort(b.ops, (size_t)b.n_ops, sizeof *b.ops, slower_first);
     if (!status) status = b.s->json ? print_json(&b, err) : print_text(&b, err);
     for (int i = 0; i < KLEIN_MAX_REFERENCES; i++) free(b.references[i].rgb);
     free(b.seconds);
-    free(b.ops);
+    op_rows_free(&b.ops);
     plan_free(&b.plan);
     klein_close(b.klein);
     return status;
@@ -363,9 +362,13 @@ static const struct cli_group groups[] = {
 const struct cli_command command_bench = {
     .name = "bench",
     .summary = "measure how fast a request runs on this machine",
-    .about = "Runs the request once to warm up and then several times, and prints the median time of each "
-             "stage beside the peak of "
-             "the processor, which is measured in the same call. --config implies --random.",
+    .about =
+        "Runs the request once to warm up and then several times, and prints the median time of each "
+        "stage beside the peak of "
+        "the processor, which is measured in the same call, or of the GPU, if klein has its figures. On a "
+        "GPU "
+        "times are those of its own clock; with --ops the operations have further runs, one by one without "
+        "graphs. --config implies --random.",
     .examples = "klein bench --config klein-4b --random --size 256x256 --steps 4\n"
                 "klein bench -m FLUX.2-klein-4B --size 512x512 --ops\n",
     .groups = groups,

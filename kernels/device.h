@@ -12,7 +12,7 @@ struct device_options {
  * multiplied in FP8, so quantised to F8_E4M3 with scales unless it is already; a convolution [cout, cin * ksize * ksize] in OIHW. */
 enum weight_kind { WEIGHT_VECTOR, WEIGHT_MATRIX, WEIGHT_MATRIX_E4M3, WEIGHT_CONV_1X1, WEIGHT_CONV_3X3 };
 
-enum { DEVICE_MARKS = 512 };
+enum { DEVICE_MARKS = 768 };
 
 /* Recording ops, to launch them again as one. Between begin and end nothing runs, and nothing but ops and `copy` is called. */
 struct device_graphs {

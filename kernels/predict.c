@@ -68,6 +68,27 @@ enum klein_status gpu_spec_named(const char *name, const struct gpu_spec **out, 
     return fail(err, KLEIN_E_USAGE, "no figures of a GPU \"%s\"; there are %s", name, known);
 }
 
+const struct gpu_spec *gpu_spec_of(const char *driver_name, int multiprocessors)
+{
+    /* As drivers of 2022 to 2025 call them. */
+    static const char *const names[][2] = {
+        {"a100", "NVIDIA A100-SXM4-80GB"}, {"l4", "NVIDIA L4"},
+        {"l40s", "NVIDIA L40S"},           {"4090", "NVIDIA GeForce RTX 4090"},
+        {"h100", "NVIDIA H100 80GB HBM3"}, {"h200", "NVIDIA H200"},
+        {"b200", "NVIDIA B200"},           {"5090", "NVIDIA GeForce RTX 5090"}};
+    struct klein_error none = {0};
+    const struct gpu_spec *g;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(driver_name, names[i][1]) && gpu_spec_named(names[i][0], &g, &none) == KLEIN_OK)
+            return g->multiprocessors == multiprocessors ? g : NULL;
+    return NULL;
+}
+
+double gpu_roofline(const struct gpu_spec *g, double flops, double bytes)
+{
+    return fmax(flops / (g->bf16 * g->multiprocessors * g->clock), bytes / g->memory);
+}
+
 static double rate_of(const struct gpu_spec *g, const struct product *p)
 {
     return p->rate ? p->rate : p->element == 1 ? g->e4m3 : g->bf16;
