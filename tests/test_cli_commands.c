@@ -245,6 +245,47 @@ Test(cli_commands, bench)
     SAYS(RUN("bench", "--config", "tiny", "-m", MODEL), 2, "exclude each other");
 }
 
+/* Times of the soft GPU are nobody's: no rates, no shares. The ops come from runs of their own, by marks. */
+Test(cli_commands, bench_on_the_soft_gpu)
+{
+    struct outcome o = OK_RUN("bench", "-m", KLEIN_SOURCE_DIR "/weights/nano", "--device", "soft", "--size",
+                              "32x32", "-s", "1", "--repeat", "1", "--ops");
+    cr_assert(strstr(o.out, "times mean nothing") && strstr(o.out, "attention") && strstr(o.out, "P95"), "%s",
+              o.out);
+    cr_assert(strstr(o.out, "after 2 to warm up") && strstr(o.out, "memory of the device: weights 0.02 GiB"),
+              "%s", o.out);
+    cr_assert(!strstr(o.out, "TFLOP/S") && !strstr(o.out, "PEAK") && !strstr(o.out, "BETWEEN"), "%s", o.out);
+}
+
+Test(cli_commands, selftest)
+{
+    struct outcome o = OK_RUN("selftest", "--device", "soft", "--only", "euler");
+    cr_assert(strstr(o.out, "klein " KLEIN_VERSION ", commit ") && strstr(o.out, "times mean nothing") &&
+                  strstr(o.out, "PASSED: 4 cases, 0 failed"),
+              "%s", o.out);
+    json_t *json = program_json(OK_RUN("selftest", "--device", "soft", "--quick", "--only", "gn_",
+                                       "--without", "many channels", "--json"));
+    cr_assert(json_is_true(json_object_get(json, "passed")) && json_is_true(json_object_get(json, "soft")));
+    cr_assert(number_of(json, "cases") == 10 && number_of(json, "failed") == 0);
+    cr_assert(json_array_size(json_object_get(json, "ops")) == 2);
+    json_decref(json);
+    o = OK_RUN("selftest", "--device", "soft", "--quick", "--only", "qkv mlp, four parts", "--without", "x");
+    cr_assert(strstr(o.out, "PASSED: 1 case, 0 failed"), "%s", o.out);
+    SAYS(RUN("selftest", "--device", "null"), 4, "computes nothing");
+    SAYS(RUN("selftest", "--device", "gpu"), 4, "does not exist");
+    SAYS(RUN("selftest", "--device", "soft", "--only", "no such case"), 2, "no case has");
+}
+
+/* What fails is listed with its case, the others go on, and the exit code is 1: here a device that has no memory for large weights. */
+Test(cli_commands, selftest_that_fails)
+{
+    setenv("KLEIN_SOFT_MEMORY", "100", 1);
+    struct outcome o = RUN("selftest", "--device", "soft", "--only", "linear real width");
+    cr_assert(o.code == 1 && strstr(o.out, "FAILED  linear BF16, real width, few rows: ") &&
+                  strstr(o.out, "FAILED: 1 case, 1 failed") && strstr(o.err, "does not compute right"),
+              "exit code %d, %s%s", o.code, o.out, o.err);
+}
+
 Test(cli_commands, make_random)
 {
     struct outcome o = OK_RUN("make-random", "-o", "a", "-q");
