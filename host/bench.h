@@ -5,6 +5,7 @@
 #include "../engine/context.h"
 
 #include <jansson.h>
+#include <stdio.h>
 
 /* What the device could do at most. */
 struct peak {
@@ -40,5 +41,9 @@ double op_rows_total(const struct op_rows *rows, enum klein_stage stage); /* sec
 /* 0 if there was no memory. */
 int op_rows_print(const struct op_rows *rows, const struct peak *p, int runs);
 json_t *op_rows_json(const struct op_rows *rows, const struct peak *p, int runs);
+
+/* bench_compare.c: prints how the stages of `now`, a result as --json prints it, compare with the last one in the file of the same
+ * request on the same device. KLEIN_E_NUMERIC if a stage is slower by more than runs differ; KLEIN_E_INPUT if there is none. */
+enum klein_status bench_compare(const char *path, const json_t *now, FILE *out, struct klein_error *err);
 
 #endif

@@ -15,7 +15,7 @@
 
 struct settings {
     struct workload_settings workload;
-    const char *config;
+    const char *config, *compare;
     int random, repeat, ops, json;
     struct model_settings model;
     struct device_settings device;
@@ -312,14 +312,20 @@ static json_t *result_json(const struct bench *b, struct klein_error *err)
     return NULL;
 }
 
-static enum klein_status print_json(const struct bench *b, struct klein_error *err)
+/* The result, and how it compares. */
+static enum klein_status print(const struct bench *b, struct klein_error *err)
 {
+    const struct settings *s = b->s;
+    if (!s->json) TRY(print_text(b, err));
+    if (!s->json && !s->compare) return KLEIN_OK;
     json_t *o = result_json(b, err);
     if (!o) return err->status;
-    int failed = json_dumpf(o, stdout, JSON_COMPACT);
-    putchar('\n');
+    if (s->json && json_dumpf(o, stdout, JSON_COMPACT))
+        fail(err, KLEIN_E_NO_MEMORY, "cannot make the JSON result");
+    if (s->json) putchar('\n');
+    if (s->compare && !err->status) bench_compare(s->compare, o, s->json ? stderr : stdout, err);
     json_decref(o);
-    return failed ? fail(err, KLEIN_E_NO_MEMORY, "cannot make the JSON result") : KLEIN_OK;
+    return err->status;
 }
 
 static enum klein_status run(const void *settings, struct klein_error *err)
@@ -328,8 +334,10 @@ static enum klein_status run(const void *settings, struct klein_error *err)
     enum klein_status status = prepare(&b, err);
     signals_install();
     if (!status) status = peak_find(b.klein, &b.peak, err);
+    if (!status && b.peak.soft && b.s->compare)
+        status = fail(err, KLEIN_E_USAGE, "times of the soft GPU mean nothing: there is nothing to compare");
     if (!status) status = run_all(&b, err);
-    if (!status) status = b.s->json ? print_json(&b, err) : print_text(&b, err);
+    if (!status) status = print(&b, err);
     for (int i = 0; i < KLEIN_MAX_REFERENCES; i++) free(b.references[i].rgb);
     free(b.seconds);
     op_rows_free(&b.ops);
@@ -345,6 +353,8 @@ static const struct cli_option bench_options[] = {
     {0, "repeat", "N", CLI_INT, AT(repeat), .help = "runs to take the median of", .standard = "3",
      CLI_RANGE(1, 1000)},
     {0, "ops", NULL, CLI_FLAG, AT(ops), .help = "also every kind of operation, the slowest first"},
+    {0, "compare", "FILE", CLI_TEXT, AT(compare),
+     .help = "compare with the last such result in a file of --json lines; exit code 1 if a stage is slower"},
     {0},
 };
 

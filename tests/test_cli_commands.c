@@ -245,6 +245,44 @@ Test(cli_commands, bench)
     SAYS(RUN("bench", "--config", "tiny", "-m", MODEL), 2, "exclude each other");
 }
 
+/* A copy of a result whose runs all took `factor` times as long, appended to a file. */
+static void append_result(const char *path, json_t *result, double factor)
+{
+    json_t *o = json_deep_copy(result), *stage, *run;
+    const char *name;
+    size_t i;
+    json_object_foreach(json_object_get(o, "stages"), name, stage)
+    {
+        json_object_set_new(stage, "seconds", json_real(factor * number_of(stage, "seconds")));
+        json_array_foreach(json_object_get(stage, "runs"), i, run)
+            json_real_set(run, factor * json_real_value(run));
+    }
+    FILE *f = fopen(path, "a");
+    cr_assert(f && !json_dumpf(o, f, JSON_COMPACT) && fputc('\n', f) == '\n' && !fclose(f));
+    json_decref(o);
+}
+
+/* The last result of the same request counts. The factors are far beyond what a busy machine does. */
+Test(cli_commands, bench_compares)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/bench.jsonl", test_dir());
+#define BENCH "bench", "-m", MODEL, "--size", "32x32", "-s", "1", "--repeat", "1", "--threads", "1"
+    json_t *result = program_json(OK_RUN(BENCH, "--json"));
+    SAYS(RUN(BENCH, "--compare", path), 5, "cannot read");
+    append_result(path, result, 1e-6);
+    SAYS(RUN(BENCH, "--compare", path), 1, "slower than before");
+    append_result(path, result, 1e6);
+    struct outcome o = OK_RUN(BENCH, "--compare", path);
+    cr_assert(strstr(o.out, "faster") && !strstr(o.out, "SLOWER"), "%s", o.out);
+    json_object_set_new(result, "width", json_integer(64));
+    append_result(path, result, 1e-6);
+    OK_RUN(BENCH, "--compare", path);
+    SAYS(RUN(BENCH, "--compare", path, "-s", "2"), 5, "no result of this request");
+    SAYS(RUN(BENCH, "--compare", path, "--device", "soft"), 2, "mean nothing");
+    json_decref(result);
+}
+
 /* Times of the soft GPU are nobody's: no rates, no shares. The ops come from runs of their own, by marks. */
 Test(cli_commands, bench_on_the_soft_gpu)
 {
@@ -279,7 +317,7 @@ Test(cli_commands, selftest)
 /* What fails is listed with its case, the others go on, and the exit code is 1: here a device that has no memory for large weights. */
 Test(cli_commands, selftest_that_fails)
 {
-    setenv("KLEIN_SOFT_MEMORY", "100", 1);
+    setenv("KLEIN_SOFT_MEMORY", "66", 1);
     struct outcome o = RUN("selftest", "--device", "soft", "--only", "linear real width");
     cr_assert(o.code == 1 && strstr(o.out, "FAILED  linear BF16, real width, few rows: ") &&
                   strstr(o.out, "FAILED: 1 case, 1 failed") && strstr(o.err, "does not compute right"),

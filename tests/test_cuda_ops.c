@@ -23,6 +23,11 @@ Test(cuda_ops, sm_90a)
     check("soft sm_90a", DT_BF16);
 }
 
+Test(cuda_ops, sm_90a_f32)
+{
+    check("soft sm_90a", DT_F32);
+}
+
 /* A table that is wrong in one op is noticed: without this the two above could pass by not looking at the device. */
 static const struct op_table *right;
 
