@@ -84,11 +84,6 @@ const struct gpu_spec *gpu_spec_of(const char *driver_name, int multiprocessors)
     return NULL;
 }
 
-double gpu_roofline(const struct gpu_spec *g, double flops, double bytes)
-{
-    return fmax(flops / (g->bf16 * g->multiprocessors * g->clock), bytes / g->memory);
-}
-
 static double rate_of(const struct gpu_spec *g, const struct product *p)
 {
     return p->rate ? p->rate : p->element == 1 ? g->e4m3 : g->bf16;

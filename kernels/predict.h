@@ -34,8 +34,6 @@ enum klein_status gpu_spec_named(const char *name, const struct gpu_spec **out, 
 
 /* The GPU that a driver calls so; NULL if there are no figures of it. Variants with other clocks or memory ("PCIe", "Laptop") are others. */
 const struct gpu_spec *gpu_spec_of(const char *driver_name, int multiprocessors);
-/* The shortest that work can take at the quoted peaks, in BF16. */
-double gpu_roofline(const struct gpu_spec *g, double flops, double bytes);
 
 /* c[m, n] = a[m, k] b[k, n] in tiles of tile_m x tile_n; 0: the fastest of the GPU's menu. Rows < split and the others in separate
  * tiles. share: blocks that fetch b together (a cluster with multicast); 0: as the GPU's kernels do. */

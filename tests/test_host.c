@@ -381,3 +381,17 @@ Test(host, the_first_signal_asks_the_second_kills)
     waitpid(child, &status, 0);
     cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM, "status %x", status);
 }
+
+/* Work that does not return ends the process with exit code 1; a deadline that was taken back does not. */
+Test(host, deadline_that_passes, .exit_code = 1)
+{
+    signals_deadline(1, "attention BF16, odd");
+    for (;;) pause();
+}
+
+Test(host, deadline_taken_back)
+{
+    signals_deadline(1, "attention BF16, odd");
+    signals_deadline(0, "");
+    sleep(2);
+}

@@ -186,3 +186,14 @@ Test(predict, waves_and_tiles)
     const struct gpu_spec *none;
     FAILS(gpu_spec_named("3dfx", &none, &err), KLEIN_E_USAGE, "a100, l4, l40s, 4090, h100, h200, b200, 5090");
 }
+
+/* Figures are those of one card: its relatives with other clocks, memory or multiprocessors are not known. */
+Test(predict, gpus_by_the_names_of_drivers)
+{
+    const struct gpu_spec *h100 = gpu_spec_of("NVIDIA H100 80GB HBM3", 132);
+    cr_assert(h100 && !strcmp(h100->name, "h100"));
+    cr_assert(!strcmp(gpu_spec_of("NVIDIA GeForce RTX 4090", 128)->name, "4090"));
+    cr_assert(!gpu_spec_of("NVIDIA H100 80GB HBM3", 78) && !gpu_spec_of("NVIDIA H100 PCIe", 114));
+    cr_assert(!gpu_spec_of("NVIDIA A100-SXM4-40GB", 108) && !gpu_spec_of("NVIDIA H100", 132));
+    cr_assert(!gpu_spec_of("Soft GPU sm_90a (limits of H100 SXM)", 132));
+}
