@@ -74,3 +74,21 @@ Test(cuda_ops, mistakes_are_found)
     dev->ops = right;
     device_close(dev);
 }
+
+/* What klein selftest does after a fault: the device, opened anew, computes right. */
+Test(cuda_ops, usable_after_a_fault)
+{
+    struct klein_error err;
+    struct device *dev;
+    OK(device_open(test_device("soft sm_90a"), &(struct device_options){0}, &dev, &err));
+    struct tensor nowhere = tensor_of((void *)4096, DT_F32, 4, 128);
+    struct euler_args a = {
+        .y = nowhere, .x = nowhere, .v = nowhere, .dt = tensor_of((void *)4096, DT_F32, 1, 1)};
+    err = (struct klein_error){0};
+    if (dev->ops->euler(dev, &a, &err) == KLEIN_OK) dev->wait(dev, &err);
+    cr_assert(err.status != KLEIN_OK && strstr(err.message, "euler"), "%s", err.message);
+    device_close(dev);
+    OK(device_open("soft", &(struct device_options){0}, &dev, &err));
+    cr_assert(worst_of(dev, OP_linear, "qkv interleaved") <= 1 && worst_of(dev, OP_euler, "odd") <= 1);
+    device_close(dev);
+}
