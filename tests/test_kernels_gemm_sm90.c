@@ -14,60 +14,18 @@ static const struct gemm_variant *named(const char *kernel)
     return NULL;
 }
 
-/* Whether column c of y belongs to a segment. */
-static int inside(const struct product *p, int c)
-{
-    for (int i = 0; i < p->segments; i++)
-        if (c >= p->from[i] && c < p->from[i] + p->s->cols[i]) return 1;
-    return 0;
-}
-
 /* Runs v; the caller frees the image of y, of which only what belongs to segments may have changed. */
 static char *run(struct gpu *g, const struct gemm_variant *v, struct product *p)
 {
     const struct operand *y = output(p);
-    const size_t size = dtype_size(y->type);
     OK(gpu_upload(g, y->memory, y->image, y->bytes, &err));
     const struct linear_kernel_args a = args_of(p);
     OK(gemm_sm90_launch(g, v, &a, &err));
     char *now = malloc(y->bytes);
     cr_assert(now);
     OK(gpu_download(g, now, y->memory, y->bytes, &err));
-    for (size_t b = 0; b < y->bytes; b++) {
-        const size_t element = (b - GUARD) / size, row = element / (size_t)y->ld, c = element % (size_t)y->ld;
-        if (b < GUARD || row >= (size_t)y->rows || !inside(p, (int)c))
-            cr_assert(now[b] == y->image[b], "%s, %s: byte %zu of y has changed", v->name, p->s->name, b);
-    }
+    check_untouched(p, now, v->name);
     return now;
-}
-
-static double value(const struct product *p, const char *y, int row, int col)
-{
-    return f32_load(y + GUARD, p->y.type, (size_t)row * (size_t)output(p)->ld + (size_t)col);
-}
-
-/* The rule of op_cases.h, for each segment. */
-static void check_rule(const struct product *p, const char *y, const char *kernel)
-{
-    const double rounding = p->y.type == DT_BF16 ? 0x1p-9 : 0x1p-24;
-    for (int i = 0; i < p->segments; i++) {
-        double sum = 0, error = 0, naive = 0, most = 0, worst = 0, naive_worst = 0;
-        for (int row = 0; row < p->s->m; row++)
-            for (int c = p->from[i]; c < p->from[i] + p->s->cols[i]; c++) {
-                const double t = p->truth[(size_t)row * (size_t)p->cols + (size_t)c],
-                             n = fabs(p->naive[(size_t)row * (size_t)p->cols + (size_t)c] - t),
-                             d = fabs(value(p, y, row, c) - t);
-                cr_assert(isfinite(d), "%s, %s: y[%d, %d] is not a number", kernel, p->s->name, row, c);
-                sum += t * t, error += d * d, naive += n * n;
-                most = fmax(most, fabs(t)), worst = fmax(worst, d), naive_worst = fmax(naive_worst, n);
-            }
-        const double limit = fmax(2 * sqrt(naive), rounding * sqrt(sum)),
-                     limit_worst = fmax(2 * naive_worst, rounding * most);
-        cr_assert(sqrt(error) <= limit, "%s, %s, segment %d: relative L2 %.3g, limit %.3g", kernel,
-                  p->s->name, i, sqrt(error / sum), limit / sqrt(sum));
-        cr_assert(worst <= limit_worst, "%s, %s, segment %d: maximum error %.3g, limit %.3g", kernel,
-                  p->s->name, i, worst, limit_worst);
-    }
 }
 
 static struct gpu *open_with(uint64_t seed, enum softgpu_async async, int multiprocessors, int count,
