@@ -1,6 +1,6 @@
 /* One block of each kind with the widths of klein 4B, and its VAE, against the published classes: few tokens, the weights of a random
  * checkpoint (tools/golden/real_width.py repeats its recipe). In f32 on the CPU within 1e-4 relative L2; in bf16 on the soft GPU at most
- * twice as far from the f32 result as the same classes in bf16 are. What is particular about these sizes: 24 heads, 36864 rows of
+ * twice as far from the f32 result as the same classes in bf16 are. What is particular about these sizes: 24 heads, 27648 rows of
  * weights in one product, sums of 12288, heads of a VAE that are 512 wide. */
 #include "support/fixture.h"
 
@@ -24,11 +24,12 @@ struct backend {
     enum dtype act;
 };
 static struct backend backends[] = {{"cpu", DT_F32}, {"soft sm_90a", DT_BF16}, {"soft sm_80", DT_BF16}};
+enum { BACKENDS = SANITIZED ? 1 : sizeof backends / sizeof *backends };
 
 #define EACH_BACKEND(suite, test)                                                                            \
     ParameterizedTestParameters(suite, test)                                                                 \
     {                                                                                                        \
-        return cr_make_param_array(struct backend, backends, sizeof backends / sizeof *backends);            \
+        return cr_make_param_array(struct backend, backends, BACKENDS);                                      \
     }                                                                                                        \
     ParameterizedTest(struct backend *backend, suite, test)
 
@@ -53,6 +54,7 @@ static void open_real(struct real *m, const struct backend *backend)
     m->config.text.vocab = 512;
     m->config.text.n_outputs = m->config.text.outputs[0] = 1;
     OK(checkpoint_random(&m->config, DT_BF16, 1, &f->checkpoint, &err));
+    cr_assert(!setenv("KLEIN_SOFT_RACES", "0", 1)); /* faster; the kernels' own tests check them */
     OK(device_open(test_device(backend->name), &(struct device_options){.threads = 2}, &f->device, &err));
     f->model = calloc(1, sizeof *f->model);
     void *memory = f->device->alloc(f->device, ARENA_BYTES);
@@ -156,7 +158,7 @@ EACH_BACKEND(real_width, qwen3)
 
 EACH_BACKEND(real_width, vae)
 {
-    enum { HEIGHT = 32, WIDTH = 48 };
+    enum { HEIGHT = 16, WIDTH = 32 };
     struct real m;
     struct klein_error err = {0};
     open_real(&m, backend);
@@ -167,8 +169,10 @@ EACH_BACKEND(real_width, vae)
                         rgb = run_upload(r, DT_U8, HEIGHT * WIDTH, 3, golden(m.file, "vae.pixels").ptr),
                         tokens = run_tensor(r, DT_F32, latents.rows, latents.cols),
                         image = run_tensor(r, r->act, HEIGHT * WIDTH, 3);
-    vae_encode(r, vae, tokens, rgb, HEIGHT, WIDTH);
-    compare(&m, tokens, "vae.encoded", 1);
+    if (r->act == DT_F32) { /* the soft GPU has enough to do with the decoder */
+        vae_encode(r, vae, tokens, rgb, HEIGHT, WIDTH);
+        compare(&m, tokens, "vae.encoded", 1);
+    }
     vae_decode(r, vae, image, latents, HEIGHT, WIDTH);
     compare(&m, image, "vae.image", 1);
     close_real(&m);

@@ -23,7 +23,7 @@ TRANSFORMER, TEXT, VAE = range(3)
 T = 0.72  # 720 survives bf16
 TARGET, REFERENCE, TEXT_TOKENS = (2, 3), (2, 2), 6
 PROMPT_TOKENS, PROMPT_REAL, VOCABULARY = 24, 17, 512
-IMAGE = (32, 48)  # height, width
+IMAGE = (16, 32)  # height, width
 
 
 def mix(x):
