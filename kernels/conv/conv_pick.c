@@ -1,9 +1,7 @@
 #include "conv_pick.h"
 
 #include "../device/args.h"
-
-#include <stdio.h>
-#include <string.h>
+#include "../names.h"
 
 enum {
     SM90_128X256,
@@ -107,28 +105,9 @@ static int64_t cost(const struct conv_variant *v, const struct conv_shape *s)
     return rounds(v, s, s->rows) * v->cost * (k_blocks(v, s) + 2); /* 2: to begin and to end */
 }
 
-/* Whether `name` is in the list. */
-static int is_among(const char *list, const char *name)
+static const char *name_of(int i)
 {
-    const size_t length = strlen(name);
-    for (; list; list = strchr(list, ',') ? strchr(list, ',') + 1 : NULL)
-        if (strcspn(list, ",") == length && !strncmp(list, name, length)) return 1;
-    return 0;
-}
-
-/* Every name of the list is a variant's. */
-static enum klein_status check_names(const char *list, struct klein_error *err)
-{
-    size_t names = 1, known = 0;
-    char all[VARIANTS * 32] = "";
-    for (const char *p = list; *p; p++) names += *p == ',';
-    for (int i = 0; i < VARIANTS; i++) {
-        const size_t n = strlen(all);
-        known += (size_t)is_among(list, variants[i].name);
-        snprintf(all + n, sizeof all - n, " %s", variants[i].name);
-    }
-    if (known == names) return KLEIN_OK;
-    return fail(err, KLEIN_E_INPUT, "KLEIN_CONV=%s: no such kernel; these are:%s", list, all);
+    return i < VARIANTS ? variants[i].name : NULL;
 }
 
 enum klein_status conv_pick(const struct conv_shape *s, const char *among, const struct conv_variant **out,
@@ -136,10 +115,10 @@ enum klein_status conv_pick(const struct conv_shape *s, const char *among, const
 {
     *out = NULL;
     if (among && !*among) among = NULL;
-    if (among) TRY(check_names(among, err));
+    if (among) TRY(names_check("KLEIN_CONV", among, name_of, err));
     for (int i = 0; i < VARIANTS; i++) {
         const struct conv_variant *v = &variants[i];
-        const int wanted = among ? is_among(among, v->name) : !fits_badly(v, s);
+        const int wanted = among ? names_have(among, v->name) : !fits_badly(v, s);
         if (wanted && conv_takes(v, s) && (!*out || cost(v, s) < cost(*out, s))) *out = v;
     }
     if (*out) return KLEIN_OK;

@@ -1,7 +1,6 @@
 #include "gemm_pick.h"
 
-#include <stdio.h>
-#include <string.h>
+#include "../names.h"
 
 #define MMA(name_, kinds_, type_, arch_, bm_, stages_, threads_, blocks_, rate_)                             \
     {                                                                                                        \
@@ -95,28 +94,9 @@ static enum klein_status refuse(const struct gemm_shape *s, const char *among, s
                 s->kinds & ~GEMM_LINEAR ? "QKV or SWIGLU results" : "plain results", s->arch);
 }
 
-/* Whether `name` is in the list. */
-static int is_among(const char *list, const char *name)
+static const char *name_of(int i)
 {
-    const size_t length = strlen(name);
-    for (; list; list = strchr(list, ',') ? strchr(list, ',') + 1 : NULL)
-        if (strcspn(list, ",") == length && !strncmp(list, name, length)) return 1;
-    return 0;
-}
-
-/* Every name of the list is a variant's. */
-static enum klein_status check_names(const char *list, struct klein_error *err)
-{
-    size_t names = 1, known = 0;
-    char all[1024] = "linear_simple";
-    for (const char *p = list; *p; p++) names += *p == ',';
-    for (int i = 0; i < VARIANTS; i++) {
-        const size_t n = strlen(all);
-        known += (size_t)is_among(list, variants[i].name);
-        snprintf(all + n, sizeof all - n, " %s", variants[i].name);
-    }
-    if (known == names) return KLEIN_OK;
-    return fail(err, KLEIN_E_INPUT, "KLEIN_GEMM=%s: no such kernel; these are: %s", list, all);
+    return i == VARIANTS ? "linear_simple" : i < VARIANTS ? variants[i].name : NULL;
 }
 
 enum klein_status gemm_pick(const struct gemm_shape *s, const char *among, const struct gemm_variant **out,
@@ -124,10 +104,11 @@ enum klein_status gemm_pick(const struct gemm_shape *s, const char *among, const
 {
     *out = NULL;
     if (among && !*among) among = NULL;
-    if (among) TRY(check_names(among, err));
+    if (among) TRY(names_check("KLEIN_GEMM", among, name_of, err));
     for (int i = 0; i < VARIANTS; i++) {
         const struct gemm_variant *v = &variants[i];
-        if ((!among || is_among(among, v->name)) && gemm_takes(v, s) && (!*out || cost(v, s) < cost(*out, s)))
+        if ((!among || names_have(among, v->name)) && gemm_takes(v, s) &&
+            (!*out || cost(v, s) < cost(*out, s)))
             *out = v;
     }
     return *out ? KLEIN_OK : refuse(s, among, err);
