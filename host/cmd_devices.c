@@ -13,15 +13,22 @@ struct settings {
     int json;
 };
 
-#define DEFAULT_DEVICE "cpu" /* what klein_open takes for "auto" */
+/* What klein_open takes for "auto", but for models that a GPU cannot hold. */
+static const char *default_device(void)
+{
+    struct klein_error err = {0};
+    struct device *dev;
+    if (device_open("cuda", &(struct device_options){0}, &dev, &err) != KLEIN_OK) return "cpu";
+    device_close(dev);
+    return "cuda";
+}
 
 /* One device that computes, as JSON or as a line; how it failed to open if it did. */
-static json_t *device_row(const char *name, int json)
+static json_t *device_row(const char *name, int is_default, int json)
 {
     struct klein_error err = {0};
     struct device *dev = NULL;
     json_t *row = NULL;
-    int is_default = !strcmp(name, DEFAULT_DEVICE);
     if (device_open(name, &(struct device_options){0}, &dev, &err) == KLEIN_OK && dev->computes) {
         const char *dtype = dev->act == DT_BF16 ? "bf16" : "f32";
         if (json)
@@ -40,11 +47,11 @@ static enum klein_status run(const void *settings, struct klein_error *err)
 {
     int json = ((const struct settings *)settings)->json;
     json_t *rows = json_array();
-    const char *name;
+    const char *name, *standard = default_device();
     int failed = !rows;
     if (!json) printf("%-8s %-5s %s\n", "DEVICE", "DTYPE", "WHAT");
     for (int i = 0; (name = device_backend(i)); i++) {
-        json_t *row = device_row(name, json);
+        json_t *row = device_row(name, !strcmp(name, standard), json);
         if (row) failed |= json_array_append_new(rows, row);
     }
     double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
