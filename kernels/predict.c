@@ -161,9 +161,9 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
                               .by_128 = paired || e4m3 || op == OP_conv};
     double seconds = (cost->bytes - (e4m3 ? x + w : 0)) / memory;
     if (cost->m > FEW_ROWS) seconds = fmax(seconds, predict_product(g, &p));
-    /* Passes over x before it: GroupNorm; quantising by rows, where adaln has not done it already. */
+    /* Passes over x before it: GroupNorm; quantising by rows. */
     if (cost->norm_bytes > 0) seconds += cost->norm_bytes / memory + launch;
-    if (e4m3 && cost->epilogue == LINEAR_RESIDUAL) seconds += 3 * x / memory + launch;
+    if (e4m3) seconds += 3 * x / memory + launch;
     return seconds + launch;
 }
 
