@@ -33,8 +33,8 @@ enum { BACKENDS = SANITIZED ? 1 : sizeof backends / sizeof *backends };
     }                                                                                                        \
     ParameterizedTest(struct backend *backend, suite, test)
 
-static enum klein_status place(void *user, enum checkpoint_part part, int ndim, const int64_t *shape,
-                               struct tensor *t, struct klein_error *err)
+static enum klein_status place(void *user, enum checkpoint_part part, const char *name, int ndim,
+                               const int64_t *shape, struct tensor *t, struct klein_error *err)
 {
     const struct fixture *f = user;
     enum weight_kind kind = ndim == 1       ? WEIGHT_VECTOR
@@ -62,6 +62,13 @@ static void open_real(struct real *m, const struct backend *backend)
     arena_over(&f->arena, memory, ARENA_BYTES);
     f->r = (struct run){.dev = f->device, .act = backend->act, .arena = &f->arena};
     if (f->device->place) checkpoint_place(f->checkpoint, place, f);
+}
+
+/* After a part was bound: its weights are where kernels read them. */
+static void wait_for_weights(struct real *m)
+{
+    struct klein_error err;
+    if (m->f.device->wait) OK(m->f.device->wait(m->f.device, &err));
 }
 
 static void close_real(struct real *m)
@@ -117,6 +124,7 @@ EACH_BACKEND(real_width, dit)
     struct run *r = &m.f.r;
     struct dit *dit = &m.f.model->dit;
     OK(dit_bind(dit, m.f.checkpoint, &err));
+    wait_for_weights(&m);
 
     const struct dit_image target = {.rows = 2, .cols = 3},
                            reference = {2, 2, input(&m, "dit.reference", DT_F32)};
@@ -145,6 +153,7 @@ EACH_BACKEND(real_width, qwen3)
     struct run *r = &m.f.r;
     struct qwen3 *text = &m.f.model->text;
     OK(qwen3_bind(text, m.f.checkpoint, &err));
+    wait_for_weights(&m);
     const struct tensor ids = golden(m.file, "text.ids");
     const struct qwen3_prompt prompt = {.ids = run_upload(r, DT_I32, 1, ids.cols, ids.ptr),
                                         .real = run_upload(r, DT_I32, 1, 1, golden(m.file, "text.real").ptr)};
@@ -165,6 +174,7 @@ EACH_BACKEND(real_width, vae)
     struct run *r = &m.f.r;
     struct vae *vae = &m.f.model->vae;
     OK(vae_bind(vae, m.f.checkpoint, &err));
+    wait_for_weights(&m);
     const struct tensor latents = input(&m, "vae.latents", DT_F32),
                         rgb = run_upload(r, DT_U8, HEIGHT * WIDTH, 3, golden(m.file, "vae.pixels").ptr),
                         tokens = run_tensor(r, DT_F32, latents.rows, latents.cols),
