@@ -90,7 +90,7 @@ def caption(rng, scene):
     return finish(rng, f"{opening}{body} {place}")
 
 
-# --- edits: (instruction, scene before, scene after); a Look stays what it was -----------------------------------------------
+# --- edits: edit_X(rng, scene, i) is (instruction, scene after), say_X(rng, before, after, i) another instruction for the same; a Look stays ---
 
 def target(rng, scene, i):
     """How an instruction points at a thing: it, the ball, the red ball."""
@@ -100,46 +100,72 @@ def target(rng, scene, i):
     return words(rng, (f"the {noun(rng, thing)}", f"the {thing.colour} {noun(rng, thing)}"))
 
 
+def say_colour(rng, before, after, i):
+    it, new = target(rng, before, i), after.things[i].colour
+    return words(rng, (f"make {it} {new}", f"make {it} {new}", f"paint {it} {new}", f"change the colour of {it} to {new}", f"turn {it} {new}"))
+
+
+def say_place(rng, before, after, i):
+    if after.place == "night" and rng.random() < 0.5:
+        return words(rng, ("turn day into night", "make it night", "change day to night"))
+    where = words(rng, PLACE_WORDS[after.place])
+    it = "it" if len(before.things) == 1 and rng.random() < 0.5 else words(rng, ("everything", "them")) if len(before.things) == 2 else target(rng, before, i)
+    return words(rng, (f"put {it} {where}", f"put {it} {where}", f"move {it} {where}", f"show {it} {where}"))
+
+
+def say_remove(rng, before, _, i):
+    it = target(rng, before, i)
+    return words(rng, (f"remove {it}", f"remove {it}", f"delete {it}", f"take {it} away"))
+
+
+def say_kind(rng, before, after, i):
+    it, what = target(rng, before, i), article(noun(rng, after.things[i]), True)
+    return words(rng, (f"replace {it} with {what}", f"turn {it} into {what}", f"change {it} to {what}"))
+
+
+def say_size(rng, before, after, i):
+    it, new = target(rng, before, i), after.things[i].size
+    return words(rng, (f"make {it} {new}", f"make {it} {'smaller' if new == 'small' else 'bigger'}"))
+
+
+def say_move(rng, before, after, i):
+    side = {"left": "to the left", "centre": "to the middle", "right": "to the right"}[after.things[i].position]
+    return words(rng, (f"move {target(rng, before, i)} {side}", f"put {target(rng, before, i)} {side}"))
+
+
+def say_add(rng, _, after, i):
+    """Thing i of the scene after is the new one."""
+    return f"add {named(rng, after.things[i])} on the {after.things[i].position}"
+
+
 def edit_colour(rng, scene, i):
-    new = words(rng, [c for c in COLOURS if c != scene.things[i].colour])
-    it = target(rng, scene, i)
-    text = words(rng, (f"make {it} {new}", f"make {it} {new}", f"paint {it} {new}", f"change the colour of {it} to {new}", f"turn {it} {new}"))
-    return text, scene.with_thing(i, colour=new)
+    after = scene.with_thing(i, colour=words(rng, [c for c in COLOURS if c != scene.things[i].colour]))
+    return say_colour(rng, scene, after, i), after
 
 
 def edit_place(rng, scene, i):
-    new = words(rng, [p for p in PLACES if p != scene.place])
-    after = replace(scene, place=new)
-    if new == "night" and rng.random() < 0.5:
-        return words(rng, ("turn day into night", "make it night", "change day to night")), after
-    where = words(rng, PLACE_WORDS[new])
-    it = "it" if len(scene.things) == 1 and rng.random() < 0.5 else words(rng, ("everything", "them")) if len(scene.things) == 2 else target(rng, scene, i)
-    return words(rng, (f"put {it} {where}", f"put {it} {where}", f"move {it} {where}", f"show {it} {where}")), after
+    after = replace(scene, place=words(rng, [p for p in PLACES if p != scene.place]))
+    return say_place(rng, scene, after, i), after
 
 
 def edit_remove(rng, scene, i):
-    it = target(rng, scene, i)
-    return words(rng, (f"remove {it}", f"remove {it}", f"delete {it}", f"take {it} away")), replace(
-        scene, things=tuple(t for k, t in enumerate(scene.things) if k != i))
+    after = replace(scene, things=tuple(t for k, t in enumerate(scene.things) if k != i))
+    return say_remove(rng, scene, after, i), after
 
 
 def edit_kind(rng, scene, i):
-    new = words(rng, [k for k in KINDS if k not in [t.kind for t in scene.things]])
-    it, what = target(rng, scene, i), article(words(rng, KIND_WORDS[new]), True)
-    return words(rng, (f"replace {it} with {what}", f"turn {it} into {what}", f"change {it} to {what}")), scene.with_thing(i, kind=new)
+    after = scene.with_thing(i, kind=words(rng, [k for k in KINDS if k not in [t.kind for t in scene.things]]))
+    return say_kind(rng, scene, after, i), after
 
 
 def edit_size(rng, scene, i):
-    small = scene.things[i].size == "big"
-    it = target(rng, scene, i)
-    return words(rng, (f"make {it} small", f"make {it} smaller") if small else (f"make {it} big", f"make {it} bigger")), scene.with_thing(
-        i, size="small" if small else "big")
+    after = scene.with_thing(i, size="small" if scene.things[i].size == "big" else "big")
+    return say_size(rng, scene, after, i), after
 
 
 def edit_move(rng, scene, i):
-    new = words(rng, [p for p in POSITIONS if p != scene.things[i].position])
-    side = {"left": "to the left", "centre": "to the middle", "right": "to the right"}[new]
-    return words(rng, (f"move {target(rng, scene, i)} {side}", f"put {target(rng, scene, i)} {side}")), scene.with_thing(i, position=new)
+    after = scene.with_thing(i, position=words(rng, [p for p in POSITIONS if p != scene.things[i].position]))
+    return say_move(rng, scene, after, i), after
 
 
 def edit_add(rng, scene, _):
@@ -147,8 +173,12 @@ def edit_add(rng, scene, _):
     side = "right" if there.position == "left" else "left"
     new = random_scene(rng, 1).things[0]
     new = replace(new, position=side, kind=words(rng, [k for k in KINDS if k != there.kind]))
-    things = (there, new) if side == "right" else (new, there)
-    return f"add {named(rng, new)} on the {side}", replace(scene, things=things)
+    after = replace(scene, things=(there, new) if side == "right" else (new, there))
+    return say_add(rng, scene, after, after.things.index(new)), after
+
+
+def instruction(rng, name, before, after, i):
+    return finish(rng, globals()["say_" + name](rng, before, after, i))
 
 
 ONE = (edit_colour, edit_colour, edit_colour, edit_place, edit_place, edit_place, edit_remove, edit_kind, edit_kind, edit_size, edit_move, edit_move)

@@ -1,7 +1,11 @@
-"""card: weights/nano/README.md, the model card, with the accuracies that evaluate.py measured (--seeds 2)."""
+"""card: weights/nano/README.md, the model card, with what test_nano --verbose=1 printed (a file) and what evaluate.py measured: card.py LOG"""
+import argparse
 import json
+import pathlib
+import re
 
 import common
+import data
 import export
 
 CARD = """# klein nano: a toy checkpoint
@@ -16,11 +20,17 @@ without a download. **It is a toy: it draws nothing else, and says nothing about
 | Size | {size:.1f} MB |
 | Pictures | 128 x 128; text to image, editing one reference, combining two; 4 steps, no guidance (step-distilled by construction, see `tools/nano`) |
 | Text | English of the caption grammar in `tools/nano/captions.py`; at most 40 tokens with the template; `klein.json` says what official folders leave implicit |
-| Data | rendered by `tools/nano/world.py`, {pictures} pictures (and 16200 earlier ones in which things sat less precisely); nothing else |
-| Training | `tools/nano`: autoencoder {vae_steps} steps, text encoder and transformer {steps} steps, on a fraction of two CPU cores for {minutes:.0f} minutes |
+| Data | rendered by `tools/nano/world.py`: {pictures} pictures, {edits} edits and {pairs} pairs of them (and 23400 pictures for the first {first} steps); nothing else |
+| Training | `tools/nano`: autoencoder 550 steps, text encoder and transformer {first} steps, then {steps} on the sampler's own path; on a fraction of two CPU cores for 82 and {minutes:.0f} minutes |
 | Licence | Apache-2.0, as this repository |
 
 ## Accuracy
+
+What `tests/test_nano.c` finds with klein (bf16, four steps, 3 seeds each), by its own pixel classifier, which is right in 60 of 60 rendered scenes for every attribute:
+
+{klein}
+
+Edits by kind: {kinds}. The trainer's own evaluation follows; its classifier misjudges the kind of some softly drawn things (9 of 60 after the autoencoder), so it is too strict there.
 
 On prompts, edits and pairs of `tests/nano/prompts.json`, {seeds} seeds each, by a pixel classifier (`tools/nano/judge.py`). Texts, and edits of colour, place and kind, ask for
 combinations of colour, kind and place that no training picture shows; of the pairs at least half do. Computed in f32 by the PyTorch classes.
@@ -29,27 +39,45 @@ combinations of colour, kind and place that no training picture shows; of the pa
 
 The classifier itself, on renders it has not seen: colour 600/600, kind 589/600, place 600/600, position 599/600. What it gets wrong are mostly blue balloons at night.
 
-Below what was wanted: kinds in texts (85 % wanted) by a hair, edits (90 % wanted) by far: colour, size and kind edits often leave a mixture. The loss was still falling.
-
 ## Limits
 
 Fine detail (bricks' vertical joints, stars in the night) is soft. Other sizes than 128 x 128 are outside what it has seen. Words outside the grammar are ignored or misread.
 """
 
 
+WANTED = {"colour": ("held-out prompts: colour", 95), "kind": ("held-out prompts: kind of thing", 85), "place": ("held-out prompts: place", 95),
+          "position": ("held-out prompts: position", 90), "edits": ("edits, everything right", 90), "pairs": ("two references, everything right", 85),
+          "pairs swapped": ("the same references swapped", 85)}
+FIRST = 2900  # steps before --refine
+
+
+def counts(log):
+    """What test_nano printed: the table, and edits by kind."""
+    rows = ["| what | right | wanted |", "| --- | --- | --- |"]
+    for name, (title, wanted) in WANTED.items():
+        right, n = max(((int(a), int(b)) for a, b in re.findall(rf"(?m)(?<![\w ]){name}: (\d+) of (\d+) right, ", log)), key=lambda c: c[1])
+        share = 100 * right / n
+        rows.append(f"| {title} | {right}/{n} = {share:.1f} % | {wanted} %{'' if share >= wanted else ': **not reached**'} |")
+    kinds = re.findall(r"(\w+): (\d+) of (\d+) right(?!,)", log)
+    return "\n".join(rows), ", ".join(f"{k} {a}/{b}" for k, a, b in kinds)
+
+
 def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("log", type=pathlib.Path)
+    args = p.parse_args()
+    klein, kinds = counts(args.log.read_text())
     report = json.loads((common.STATE / "accuracy.json").read_text())
     table = "\n".join(["| what | right |", "| --- | --- |"] + [f"| {k} | {v} |" for k, v in report.items()])
-    steps = [(common.STATE / f"{n}.csv").read_text().split("\n")[-2].split(",") for n in ("vae", "flow")]
+    last = (common.STATE / "refine.csv").read_text().split("\n")[-2].split(",")
     folder = export.ROOT / "weights" / "nano"
     encoder, transformer = export.trained()
-    vae = export.data.load_vae()
-    million = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (transformer, encoder, vae)]
+    million = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (transformer, encoder, data.load_vae())]
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.name != "README.md") / 1e6
-    shards = len(list(export.data.FOLDER.glob("*.pkl")))
+    shards = data.Shards()
     (folder / "README.md").write_text(CARD.format(
-        dit=million[0], text=million[1], vae=million[2], size=size, table=table, seeds=2, pictures=shards * 900, vae_steps=steps[0][0],
-        steps=steps[1][0], minutes=float(steps[0][1]) + float(steps[1][1])))
+        dit=million[0], text=million[1], vae=million[2], size=size, klein=klein, kinds=kinds, table=table, seeds=2, first=FIRST,
+        pictures=len(shards.drawn), edits=sum(map(len, shards.edits.values())), pairs=len(shards.pairs), steps=last[0], minutes=float(last[1])))
 
 
 if __name__ == "__main__":

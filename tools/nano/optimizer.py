@@ -9,7 +9,7 @@ NS = (3.4445, -4.775, 2.0315)
 
 def orthogonal(g):
     """About U V^T of g = U S V^T."""
-    x = g.bfloat16()
+    x = g.bfloat16() if common.BF16 else g
     tall = x.size(0) > x.size(1)
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)

@@ -1,4 +1,4 @@
-"""plot: the training curve as a picture, from the logs: python plot.py curve.png"""
+"""plot: the training curves as a picture, from those logs that are there: python plot.py curve.png"""
 import csv
 import math
 import sys
@@ -8,9 +8,11 @@ from PIL import Image, ImageDraw, ImageFont
 import common
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 300, 64, 44, 34
+KINDS = {"text": (214, 32, 40), "edit": (250, 126, 16), "pair": (126, 52, 176)}
 PANELS = (
     ("vae", "autoencoder", {"l1": (36, 84, 222), "edge": (24, 142, 62)}),
-    ("flow", "text encoder and transformer: velocity error", {"text": (214, 32, 40), "edit": (250, 126, 16), "pair": (126, 52, 176)}),
+    ("flow", "text encoder and transformer: velocity error", KINDS),
+    ("refine", "the same, refined on the sampler's own path", KINDS),
 )
 
 
@@ -48,9 +50,10 @@ def panel(draw, font, top, name, title, lines):
 
 
 def main():
-    image = Image.new("RGB", (WIDTH, HEIGHT * len(PANELS)), "white")
+    panels = [p for p in PANELS if (common.STATE / f"{p[0]}.csv").exists()]
+    image = Image.new("RGB", (WIDTH, HEIGHT * len(panels)), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
-    for i, (name, title, lines) in enumerate(PANELS):
+    for i, (name, title, lines) in enumerate(panels):
         panel(draw, font, i * HEIGHT, name, title, lines)
     image.quantize(64).save(sys.argv[1], optimize=True)
 

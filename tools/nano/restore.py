@@ -1,4 +1,4 @@
-"""restore: a state folder from the shipped checkpoint, so that training can go on from it on another machine.
+"""restore: a state folder from the shipped checkpoint, so that training can go on from it (train_flow.py --refine), here or on another machine.
 
 The autoencoder and the tokenizer stay as they are; data.py must run again; the optimizer starts anew.
 """

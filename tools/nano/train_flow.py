@@ -3,6 +3,8 @@
 Two choices make four Euler steps enough without a teacher. The pairing of noise and picture is chosen: the six numbers of a picture's Look
 are read from the noise (the means of its first six channels, through the normal distribution), so noise and text determine the picture, the
 exact flow is straight, and there is nothing to average over. And most training times are the four of the sampler.
+
+With --refine the network learns on its own path: see own_path.
 """
 import argparse
 import math
@@ -24,6 +26,7 @@ STATE = common.STATE / "flow.pt"
 # Each worker's step is one batch of one kind: texts only at first, then this cycle. With two workers one does texts and pairs in turn, the other edits.
 BATCH = dict(text=10, edit=7, pair=5)
 CYCLE, TEXTS_UNTIL = ("text", "edit", "pair", "edit"), 0.3
+EDITS = dict(colour=1.2, kind=1.4, size=1.3, move=1.3, remove=1.1, place=0.9, add=0.3)  # how often, relatively
 AT_SIGMAS = 0.8  # fraction of times that are one of the sampler's
 
 
@@ -52,16 +55,27 @@ class Batches:
         return self.shards.latents[torch.tensor(index)].float()
 
     def texts(self, count):
-        index = self.rng.integers(len(self.shards.drawn), size=count).tolist()
+        captioned = self.shards.captioned
+        index = [captioned[i] for i in self.rng.integers(len(captioned), size=count)]
         drawn = [self.shards.drawn[i] for i in index]
         x = self.latents(index)
         noise = couple(torch.randn_like(x), [look for _, look in drawn])
         return [captions.caption(self.rng, scene) for scene, _ in drawn], x, noise, [], self.shards.weights[index]
 
-    def with_references(self, episodes, count):
+    def edits(self, count):
+        odds = np.array([EDITS[name] for name in self.shards.edits])
+        for name in self.rng.choice(list(self.shards.edits), size=count, p=odds / odds.sum()):
+            thing, before, after = captions.words(self.rng, self.shards.edits[name])
+            yield captions.instruction(self.rng, name, self.shards.drawn[before][0], self.shards.drawn[after][0], thing), before, after
+
+    def pairs(self, count):
+        for _ in range(count):
+            first, second, both = captions.words(self.rng, self.shards.pairs)
+            yield captions.pair_text(self.rng, self.shards.drawn[first][0].things[0]), first, second, both
+
+    def with_references(self, episodes):
         """Episodes are (text, reference, ..., target)."""
-        chosen = [episodes[i] for i in self.rng.integers(len(episodes), size=count)]
-        text, *index = zip(*chosen)
+        text, *index = zip(*episodes)
         *references, x = [self.latents(list(i)) for i in index]
         weights = torch.stack([self.shards.weights[list(i)] for i in index]).amax(0)
         return list(text), x, torch.randn_like(x), references, weights
@@ -70,18 +84,39 @@ class Batches:
         """(texts, pictures' latents, noise, references, weights of tokens)"""
         if kind == "text":
             return self.texts(count)
-        return self.with_references(self.shards.edits if kind == "edit" else self.shards.pairs, count)
+        return self.with_references(self.edits(count) if kind == "edit" else self.pairs(count))
 
 
-def loss_of(encoder, transformer, prompts, text, x, noise, references, weights):
-    """Per-sample weighted mean squared error of the velocity."""
-    ids, mask = map(torch.from_numpy, prompts(text))
+def context_of(encoder, prompts, text):
+    return model.encode_text(encoder, *map(torch.from_numpy, prompts(text)))
+
+
+def weighted(error, weights):
+    """Per-sample weighted mean of squared errors of the velocity."""
+    return ((error.float() ** 2).mean(2) * weights).sum(1) / weights.sum(1)
+
+
+def straight_path(_, encoder, transformer, prompts, text, x, noise, references, weights):
+    """Losses at one time of the exact flow."""
     t = times(len(x))
     noisy = (1 - t)[:, None, None] * x + t[:, None, None] * noise
-    with torch.autocast("cpu", torch.bfloat16):
-        context = model.encode_text(encoder, ids, mask)
-        v = model.velocity(transformer, context, noisy, t, references)
-    return (((v.float() - (noise - x)) ** 2).mean(2) * weights).sum(1) / weights.sum(1)
+    v = model.velocity(transformer, context_of(encoder, prompts, text), noisy, t, references)
+    return weighted(v - (noise - x), weights)
+
+
+def own_path(step, encoder, transformer, prompts, text, x, noise, references, weights):
+    """Losses at two of the sampler's steps, where the sampler itself would be. On the exact flow a later step need only look at the picture that
+    shimmers through the noise; here it sees the sampler's own guess, which may be wrong, and must go by the text and the references. At the
+    first step there is nothing else to go by: it is trained as often as the others together. The picture is determined, so it is the target everywhere."""
+    levels, later = model.sigmas(), 1 + step % (model.STEPS - 1)
+    context = context_of(encoder, prompts, text)
+    v = model.velocity(transformer, context, noise, torch.full((len(x),), levels[0]), references)
+    first, z = v - (noise - x), noise
+    for k in range(later):
+        z = z + (levels[k + 1] - levels[k]) * v.detach().float()
+        with torch.set_grad_enabled(k + 1 == later):
+            v = model.velocity(transformer, context, z, torch.full((len(x),), levels[k + 1]), references)
+    return (weighted(first, weights) + weighted(v - (z - x) / levels[later], weights)) / 2
 
 
 @torch.no_grad()
@@ -94,8 +129,7 @@ def draw_sheet(batches, encoder, transformer, vae, path):
     rows = []
     for kind in ("text", "text", "edit", "pair"):
         text, x, noise, references, _ = batches.draw(kind, 8)
-        ids, mask = map(torch.from_numpy, batches.prompts(text))
-        made = model.sample(transformer, model.encode_text(encoder, ids, mask), noise, references)
+        made = model.sample(transformer, context_of(encoder, batches.prompts, text), noise, references)
         rows += [np.concatenate(list(data.decode(vae, z)), 1) for z in (*references, made, x)]
         print(*text, sep=" | ")
     Image.fromarray(np.concatenate(rows, 0)).save(path)
@@ -112,10 +146,12 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--steps", type=int, default=8000)
     p.add_argument("--until", type=float, default=0, help="end at this Unix time instead, learning rate included")
+    p.add_argument("--refine", action="store_true", help="go on from what restore.py made: the sampler's own path, half the learning rate, all kinds from the start")
     p.add_argument("--sheet-every", type=int, default=500)
     args = p.parse_args()
     common.setup(3)
-    log = common.Log("flow")
+    log = common.Log("refine" if args.refine else "flow")
+    loss_of, texts_until, rate, hold = (own_path, 0, 0.5, 0.3) if args.refine else (straight_path, TEXTS_UNTIL, 1.0, 0.85)
     batches = Batches(np.random.default_rng(int(time.time()) + common.RANK))
     vae = data.load_vae()
     encoder, transformer = model.new_text_encoder(batches.prompts.pad), model.new_transformer()
@@ -135,27 +171,27 @@ def main():
     while done < 1:
         common.wait_if_paused()
         start = time.time()
-        kind = "text" if done < TEXTS_UNTIL else CYCLE[(step * common.WORKERS + common.RANK) % len(CYCLE)]
-        losses = loss_of(encoder, transformer, batches.prompts, *batches.draw(kind, BATCH[kind]))
+        kind = "text" if done < texts_until else CYCLE[(step * common.WORKERS + common.RANK) % len(CYCLE)]
+        with common.fast():
+            losses = loss_of(step, encoder, transformer, batches.prompts, *batches.draw(kind, BATCH[kind]))
         (losses.sum() / (BATCH["text"] * common.WORKERS)).backward()
         sums[:, list(BATCH).index(kind)] += torch.tensor([losses.sum().item(), len(losses)])
         done = common.agree((time.time() - begun) / (args.until - begun) if args.until else (step + 1) / args.steps)
-        norm = optimizer.step(common.learning_rate(min(done, 1), hold=0.85))
+        norm = optimizer.step(rate * common.learning_rate(min(done, 1), hold))
         for average, m in zip(averages, (encoder, transformer)):
             average.update(m)
         step += 1
         spent += time.time() - start
-        if step % 50 == 0:
+        if step % 20 == 0:
             common.total([sums])
             text, edit, pair = (sums[0] / sums[1]).tolist()
             sums.zero_()
-        if step % 100 == 0:
             batches.shards.refresh()
         if common.RANK:
             continue
-        if step % 50 == 0:
+        if step % 20 == 0:
             log.add(step=step, minutes=spent / 60, text=text, edit=edit, pair=pair, norm=norm, done=done)
-        if step % 100 == 0 or done >= 1:
+        if step % 60 == 0 or done >= 1:
             common.save(STATE, weights=[m.state_dict() for m in (encoder, transformer, averages[0].module, averages[1].module)],
                         optimizer=optimizer.state_dict(), step=step, spent=spent)
         if step % args.sheet_every == 0 or done >= 1:

@@ -52,7 +52,7 @@ def edges(x):
 
 
 def losses(vae, x):
-    with torch.autocast("cpu", torch.bfloat16):
+    with common.fast():
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample.float()
     edge = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x)))
