@@ -114,7 +114,7 @@ def main():
     away = [kept(drawn[r], pictures["edit"][i], *references[r]) for i, r in recoloured]
     report["edit: mean difference away from the thing, levels"] = round(float(np.mean(away)), 2)
     print(report["edit: mean difference away from the thing, levels"], "levels of difference away from the thing in", len(away), "edits")
-    (common.STATE / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
+    (common.STATE / "accuracy.json").write_text(json.dumps(dict(seeds=args.seeds, right=report), indent=1) + "\n")
     for name, made in pictures.items():
         sheet(made, common.STATE / f"evaluate-{name}.png")
 
