@@ -21,7 +21,7 @@ without a download. **It is a toy: it draws nothing else, and says nothing about
 | Pictures | 128 x 128; text to image, editing one reference, combining two; 4 steps, no guidance (step-distilled by construction, see `tools/nano`) |
 | Text | English of the caption grammar in `tools/nano/captions.py`; at most 40 tokens with the template; `klein.json` says what official folders leave implicit |
 | Data | rendered by `tools/nano/world.py`: {pictures} pictures, {edits} edits and {pairs} pairs of them (and 23400 pictures for the first {first} steps); nothing else |
-| Training | `tools/nano`: autoencoder 550 steps, text encoder and transformer {first} steps, then {steps} on the sampler's own path; on a fraction of two CPU cores for 82 and {minutes:.0f} minutes |
+| Training | `tools/nano`: autoencoder 550 steps, text encoder and transformer {first} steps, then {steps} on the sampler's own path; on a fraction of two CPU cores, for 82 and {minutes:.0f} minutes |
 | Licence | Apache-2.0, as this repository |
 
 ## Accuracy
@@ -32,7 +32,7 @@ What `tests/test_nano.c` finds with klein (bf16, four steps, 3 seeds each), by i
 
 Edits by kind: {kinds}. The trainer's own evaluation follows; its classifier misjudges the kind of some softly drawn things (9 of 60 after the autoencoder), so it is too strict there.
 
-On prompts, edits and pairs of `tests/nano/prompts.json`, {seeds} seed(s) each, by a pixel classifier (`tools/nano/judge.py`). Texts, and edits of colour, place and kind, ask for
+On prompts, edits and pairs of `tests/nano/prompts.json`, with {seeds} seed(s), by a pixel classifier (`tools/nano/judge.py`). Texts, and edits of colour, place and kind, ask for
 combinations of colour, kind and place that no training picture shows; of the pairs at least half do. Computed in f32 by the PyTorch classes.
 
 {table}
@@ -41,8 +41,8 @@ The classifier itself, on renders it has not seen: colour 600/600, kind 589/600,
 
 ## Limits
 
-Small cups, and small things at night, come out soft, which is what is wrong with most swapped references; some edits of a red or a blue thing into a star at night
-do as well. Fine detail (bricks' vertical joints, stars in the night) is soft. Other sizes than 128 x 128 are outside what it has seen. Words outside the grammar are ignored or misread.
+Cups that are small or at night come out soft: all wrong pictures of swapped references are such cups, which the classifier mostly takes for balls. So do some stars at night
+that an edit makes or moves. Fine detail (bricks' vertical joints, stars in the night) is soft. Other sizes than 128 x 128 are outside what it has seen. Words outside the grammar are ignored or misread.
 """
 
 
@@ -56,10 +56,10 @@ def counts(log):
     """What test_nano printed: the table, and edits by kind."""
     rows = ["| what | right | wanted |", "| --- | --- | --- |"]
     for name, (title, wanted) in WANTED.items():
-        right, n = max(((int(a), int(b)) for a, b in re.findall(rf"(?m)(?<![\w ]){name}: (\d+) of (\d+) right, ", log)), key=lambda c: c[1])
+        right, n = max(((int(a), int(b)) for a, b in re.findall(rf"\] {name}: (\d+) of (\d+) right, ", log)), key=lambda c: c[1])
         share = 100 * right / n
         rows.append(f"| {title} | {right}/{n} = {share:.1f} % | {wanted} %{'' if share >= wanted else ': **not reached**'} |")
-    kinds = re.findall(r"(\w+): (\d+) of (\d+) right(?!,)", log)
+    kinds = re.findall(r"(?m)(\w+): (\d+) of (\d+) right$", log)
     return "\n".join(rows), ", ".join(f"{k} {a}/{b}" for k, a, b in kinds)
 
 
@@ -70,7 +70,7 @@ def main():
     klein, kinds = counts(args.log.read_text())
     report = json.loads((common.STATE / "accuracy.json").read_text())
     table = "\n".join(["| what | right |", "| --- | --- |"] + [f"| {k} | {v} |" for k, v in report["right"].items()])
-    last = (common.STATE / "refine.csv").read_text().split("\n")[-2].split(",")
+    state = common.load(common.STATE / "flow.pt")
     folder = export.ROOT / "weights" / "nano"
     encoder, transformer = export.trained()
     million = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (transformer, encoder, data.load_vae())]
@@ -78,7 +78,7 @@ def main():
     shards = data.Shards()
     (folder / "README.md").write_text(CARD.format(
         dit=million[0], text=million[1], vae=million[2], size=size, klein=klein, kinds=kinds, table=table, seeds=report["seeds"], first=FIRST,
-        pictures=len(shards.drawn), edits=sum(map(len, shards.edits.values())), pairs=len(shards.pairs), steps=last[0], minutes=float(last[1])))
+        pictures=len(shards.drawn), edits=sum(map(len, shards.edits.values())), pairs=len(shards.pairs), steps=state["step"], minutes=state["spent"] / 60))
 
 
 if __name__ == "__main__":
