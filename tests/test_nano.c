@@ -1,6 +1,6 @@
 /* The demo checkpoint weights/nano, judged by what its pictures show (support/judge.h): prompts whose combination of colour, kind and place
  * training never saw, edits, two references. tests/nano has the cases; what they are is written in tools/nano/README.md. The thresholds are
- * those that the checkpoint was asked to meet, but for edits and swapped references. --verbose prints every count, and every picture that shows something else than asked for.
+ * those that the checkpoint was asked to meet, but for swapped references. --verbose prints every count, and every picture that shows something else than asked for.
  *
  * KLEIN_TEST_NANO=FOLDER judges another checkpoint, one in training say. */
 #include "support/fixture.h"
@@ -20,11 +20,11 @@
 #define KEPT       5.0 /* levels of 255: mean difference away from the object that an edit may make */
 #define REFERENCES 16
 
-/* Asked for were 90 and 85 percent. The checkpoint that is shipped reaches 68.8 and 75.0 (99 of 144, 36 of 48): it was trained too
- * shortly for edits, and its card says so. These floors are there to notice a broken engine, not to call the goal reached: the
- * next checkpoint raises them. */
-#define EDITS_FLOOR   60
-#define SWAPPED_FLOOR 60
+/* Asked for were 90 and 85 percent. The checkpoint that is shipped reaches 91.0 (131 of 144: one picture more than needed) and, not enough, 75.0
+ * (36 of 48: the others are cups, small or at night, too soft to be told from balls). The second floor is there to notice a broken engine, not to call
+ * the goal reached: the next checkpoint raises it. */
+#define EDITS_FLOOR   90
+#define SWAPPED_FLOOR 65
 
 #ifdef __SANITIZE_ADDRESS__
 #define SEEDS 1
@@ -378,7 +378,7 @@ Test(nano, two_references_in_order)
             count(&score, &found, &wanted, label(prompt, seed));
             if (!fits_swapped(prompt)) continue;
             found = see(nano, prompt, seed, other_order, 2);
-            count(&swapped, &found, &reversed, NULL);
+            count(&swapped, &found, &reversed, label(prompt, seed));
             count(&unmoved, &found, &wanted, NULL);
         }
     }
