@@ -148,8 +148,12 @@ static struct nano *nano_open_on(const char *device)
 {
     skip_without_checkpoint();
     struct klein_error err;
-    struct klein_open_options o = {
-        .size = sizeof o, .model = checkpoint(), .device = test_device(device), .threads = 1};
+    /* F32 on the processor: the counts are then those of every machine. */
+    struct klein_open_options o = {.size = sizeof o,
+                                   .model = checkpoint(),
+                                   .device = test_device(device),
+                                   .dtype = strcmp(device, "cpu") ? KLEIN_DTYPE_AUTO : KLEIN_DTYPE_F32,
+                                   .threads = 1};
     struct nano *nano = calloc(1, sizeof *nano);
     cr_assert(nano);
     OK(klein_open(&o, &nano->model, &err));

@@ -25,11 +25,24 @@ static enum klein_status fill(struct driver *d, const char *file, struct klein_e
     return KLEIN_OK;
 }
 
+/* By the run path, else beside the file that this code is in: a sanitizer's dlopen does not know our run path. */
+static void *open_soft(const char *file)
+{
+    void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    Dl_info self;
+    char path[4096];
+    if (library || !dladdr((void *)(uintptr_t)driver_open, &self) || !strchr(self.dli_fname, '/'))
+        return library;
+    int folder = (int)(strrchr(self.dli_fname, '/') - self.dli_fname);
+    if (snprintf(path, sizeof path, "%.*s/%s", folder, self.dli_fname, file) >= (int)sizeof path) return NULL;
+    return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+}
+
 enum klein_status driver_open(int soft, struct driver *out, struct klein_error *err)
 {
     const char *file = soft ? "libsoftgpu.so" : "libcuda.so.1";
     struct driver d = {.soft = soft};
-    d.library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    d.library = soft ? open_soft(file) : dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (!d.library) {
         if (soft) return fail(err, KLEIN_E_NO_DEVICE, "the soft GPU cannot be opened: %s", dlerror());
         return fail(
