@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static enum klein_status fill(struct driver *d, const char *file, struct klein_error *err)
 {
@@ -25,16 +26,23 @@ static enum klein_status fill(struct driver *d, const char *file, struct klein_e
     return KLEIN_OK;
 }
 
-/* By the run path, else beside the file that this code is in: a sanitizer's dlopen does not know our run path. */
+/* By the run path, else beside the file that this code is in, a library or the program: a sanitizer's dlopen does not know our run
+ * path. */
 static void *open_soft(const char *file)
 {
     void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     Dl_info self;
-    char path[4096];
-    if (library || !dladdr((void *)(uintptr_t)driver_open, &self) || !strchr(self.dli_fname, '/'))
-        return library;
-    int folder = (int)(strrchr(self.dli_fname, '/') - self.dli_fname);
-    if (snprintf(path, sizeof path, "%.*s/%s", folder, self.dli_fname, file) >= (int)sizeof path) return NULL;
+    char beside[4096], path[4096 + 64];
+    if (library || !dladdr((void *)(uintptr_t)driver_open, &self)) return library;
+    snprintf(beside, sizeof beside, "%s", self.dli_fname);
+    if (!strchr(beside, '/')) { /* a program that was found by PATH */
+        ssize_t n = readlink("/proc/self/exe", beside, sizeof beside - 1);
+        beside[n > 0 ? n : 0] = 0;
+    }
+    char *folder_end = strrchr(beside, '/');
+    if (!folder_end) return NULL;
+    *folder_end = 0;
+    snprintf(path, sizeof path, "%s/%s", beside, file);
     return dlopen(path, RTLD_NOW | RTLD_LOCAL);
 }
 
