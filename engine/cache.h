@@ -17,7 +17,7 @@ struct shape {
 struct cached_plan {
     struct shape shape;
     size_t bytes;
-    double flops; /* of a request for one image, and of each further one */
+    double flops; /* of what a request does once, and of each image */
     double flops_per_image;
     void *memory; /* NULL between requests on devices without graphs */
     struct stages stages;

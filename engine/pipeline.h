@@ -34,7 +34,7 @@ struct job {
     void *event_user;
 };
 
-/* What a device keeps between jobs of the same shape over the same arena memory (struct shape, request_plan.h): the stages that it
+/* What a device keeps between jobs of the same shape over the same arena memory (struct shape, cache.h): the stages that it
  * captured. Zero at first. */
 struct stages {
     struct stage text, references, prepare, step, decode;
