@@ -26,11 +26,9 @@
 #define EDITS_FLOOR   90
 #define SWAPPED_FLOOR 65
 
-#ifdef __SANITIZE_ADDRESS__
-#define SEEDS 1
-#else
-#define SEEDS 3
-#endif
+/* The sanitizer build draws each case once, not three times. A third of 144 edits scatters by four or five percent, so that a checkpoint of 91 falls
+ * below 90 as often as not: there the floors are lower by three such deviations, and what was asked for is judged by the other build. */
+enum { SEEDS = SANITIZED ? 1 : 3, SLACK = SANITIZED ? 13 : 0 };
 
 static const char *checkpoint(void)
 {
@@ -268,10 +266,10 @@ Test(nano, prompts_held_out_of_training)
             cr_expect(!seed || hashes[seed] != hashes[0], "\"%s\": the seed changes nothing", prompt);
         }
     }
-    at_least("colour", score.right[COLOUR], score.n, 95);
-    at_least("kind", score.right[KIND], score.n, 85);
-    at_least("place", score.right[PLACE], score.n, 95);
-    at_least("position", score.right[POSITION], score.n, 90);
+    at_least("colour", score.right[COLOUR], score.n, 95 - SLACK);
+    at_least("kind", score.right[KIND], score.n, 85 - SLACK);
+    at_least("place", score.right[PLACE], score.n, 95 - SLACK);
+    at_least("position", score.right[POSITION], score.n, 90 - SLACK);
     cr_log_info("size: %d of %d right; everything: %d", score.right[SIZE], score.n, score.all);
     for (int a = COLOUR; a <= POSITION; a++) {
         char what[64];
@@ -346,7 +344,7 @@ Test(nano, edits_change_what_they_should)
         cr_log_info("%s: %d of %d right", kinds[k], of_kind[k].all, of_kind[k].n);
     cr_log_info("away from the object %.2f levels change, mean of %d edits", changed / same_place,
                 same_place);
-    at_least("edits", score.all, score.n, EDITS_FLOOR);
+    at_least("edits", score.all, score.n, EDITS_FLOOR - SLACK);
     cr_expect(changed / same_place <= KEPT, "away from the object edits change %.2f levels, %.1f are allowed",
               changed / same_place, KEPT);
     less_than("edits of a black reference", blind.all, blind.n, SHUFFLED);
@@ -386,8 +384,8 @@ Test(nano, two_references_in_order)
             count(&unmoved, &found, &wanted, NULL);
         }
     }
-    at_least("pairs", score.all, score.n, 85);
-    at_least("pairs swapped", swapped.all, swapped.n, SWAPPED_FLOOR);
+    at_least("pairs", score.all, score.n, 85 - SLACK);
+    at_least("pairs swapped", swapped.all, swapped.n, SWAPPED_FLOOR - SLACK);
     less_than("pairs swapped, against the result in order", unmoved.all, unmoved.n, SHUFFLED);
     nano_close(nano);
 }
