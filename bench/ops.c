@@ -3,7 +3,8 @@
  *   cmake --build build --target bench_ops && build/tests/bench_ops bf16 [threads [part of a name]]
  *
  * Caches are flushed before each run, as weights come from memory in real use. "of peak" divides by the processor time that
- * was spent, so that other programs on the machine do not count, and by a peak that is probed between the runs. */
+ * was spent, so that other programs on the machine do not count, and by a peak that is probed between the runs; of the median run and
+ * of the best: a virtual machine shares its cores with neighbours that it does not see. */
 #include "../kernels/cpu/cpu.h"
 #include "../tests/support/op_cases.h"
 
@@ -52,9 +53,10 @@ static void measure(const struct op_case *c, enum dtype act, struct device *dev,
     qsort(wall, (size_t)runs, sizeof wall[0], by_size);
     qsort(busy, (size_t)runs, sizeof busy[0], by_size);
     if (runs)
-        printf("%-10s %-24s %-36s %9.3f ms %7.1f GFLOP/s %6.1f %% of peak %6.1f GB/s\n", op_name(c->op),
-               c->name, cost.shape, 1e3 * wall[runs / 2], cost.flops / wall[runs / 2] / 1e9,
-               100 * cost.flops / busy[runs / 2] / peak, cost.bytes / wall[runs / 2] / 1e9);
+        printf("%-10s %-24s %-36s %9.3f ms %7.1f GFLOP/s %6.1f %% of peak, best %5.1f %% %6.1f GB/s\n",
+               op_name(c->op), c->name, cost.shape, 1e3 * wall[runs / 2], cost.flops / wall[runs / 2] / 1e9,
+               100 * cost.flops / busy[runs / 2] / peak, 100 * cost.flops / busy[0] / peak,
+               cost.bytes / wall[runs / 2] / 1e9);
     fflush(stdout);
     op_call_free(&call);
 }

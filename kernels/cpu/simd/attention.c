@@ -1,4 +1,4 @@
-#include "vec.h"
+#include "product.h"
 
 #include "../dnn.h"
 
@@ -20,8 +20,76 @@ static int block_of(const struct attention_args *a)
 struct block {
     float score[BLOCK_Q * BLOCK_K]; /* then, row over row, the probabilities as multiplied: BF16 or F32 */
     float largest[BLOCK_Q], sum[BLOCK_Q];
-    float o[]; /* [BLOCK_Q, head_dim] */
+    const float *row[BLOCK_Q]; /* F32: of the queries, then of the probabilities */
+    float o[];                 /* [BLOCK_Q, head_dim] */
 };
+
+/* What the threads share. F32: keys and values are packed for product.h beforehand, block after block of BLOCK_K keys, head after head. */
+struct job {
+    struct cpu_device *cpu;
+    struct attention_args a;
+    int keys;
+    float *packed_k, *packed_v; /* NULL: BF16 */
+    size_t block, head;         /* floats of a block of keys, and of a head */
+};
+
+/* Bytes of packed keys or values. */
+static size_t packed_bytes(struct job *t)
+{
+    size_t as_rows = packed_floats(t->a.head_dim, BLOCK_K),
+           as_columns = packed_floats(BLOCK_K, t->a.head_dim);
+    t->block = as_rows > as_columns ? as_rows : as_columns;
+    t->head = t->block * (size_t)ceil_div(t->keys, BLOCK_K);
+    return aligned(t->head * (size_t)t->a.kv_heads * sizeof(float));
+}
+
+static void pack(const struct job *t)
+{
+    int blocks = ceil_div(t->keys, BLOCK_K), hd = t->a.head_dim;
+#pragma omp parallel for num_threads(t->cpu->base.threads)
+    for (int i = 0; i < t->a.kv_heads * blocks; i++) {
+        int h = i / blocks, b = i % blocks, n = min_int(BLOCK_K, t->keys - b * BLOCK_K);
+        size_t at = (size_t)h * t->head + (size_t)b * t->block;
+        ISA(pack_rows)(t->packed_k + at, tensor_rows(t->a.k, b * BLOCK_K, n), h * hd, hd);
+        ISA(pack_columns)(t->packed_v + at, tensor_rows(t->a.v, b * BLOCK_K, n), h * hd, hd);
+    }
+}
+
+/* Scores of queries [from, from + n) of head h and keys [j, j + width); ld: from one query's to the next's. */
+static enum klein_status scores(const struct job *t, int h, int from, int n, int j, int width, int ld,
+                                struct block *b)
+{
+    const struct attention_args *a = &t->a;
+    int hd = a->head_dim, kv = h / (a->heads / a->kv_heads);
+    if (!t->packed_k)
+        return dnn_matmul(t->cpu->dnn, omp_get_thread_num(),
+                          &(struct dnn_matmul){n, width, hd, a->q.ld, a->k.ld, ld, DT_BF16, .transposed = 1},
+                          tensor_at(a->q, from, h * hd), tensor_at(a->k, j, kv * hd), b->score);
+    const float *keys = t->packed_k + (size_t)kv * t->head + (size_t)(j / BLOCK_K) * t->block;
+    for (int i = 0; i < n; i++) b->row[i] = (const float *)tensor_at(a->q, from + i, h * hd);
+    ISA(product)
+    (&(struct product){n, width, hd, b->row, 0, keys, (size_t)hd * PRODUCT_N, b->score, ld, 0});
+    return KLEIN_OK;
+}
+
+/* Output of n queries += probabilities times values [j, j + width). */
+static enum klein_status add_values(const struct job *t, int h, int n, int j, int width, int ld,
+                                    struct block *b)
+{
+    const struct attention_args *a = &t->a;
+    int hd = a->head_dim, kv = h / (a->heads / a->kv_heads);
+    if (!t->packed_v) /* BF16 probabilities lie where the scores were */
+        return dnn_matmul(t->cpu->dnn, omp_get_thread_num(),
+                          &(struct dnn_matmul){n, hd, width, 2 * ld, a->v.ld, hd, DT_BF16, .accumulate = 1},
+                          b->score, tensor_at(a->v, j, kv * hd), b->o);
+    const float *values = t->packed_v + (size_t)kv * t->head + (size_t)(j / BLOCK_K) * t->block;
+    size_t sliver =
+        (size_t)min_int(BLOCK_K, t->keys - j) * PRODUCT_N; /* as packed; causal blocks may be narrower */
+    for (int i = 0; i < n; i++) b->row[i] = b->score + (size_t)i * (size_t)ld;
+    ISA(product)
+    (&(struct product){n, hd, width, b->row, 0, values, sliver, b->o, hd, 1});
+    return KLEIN_OK;
+}
 
 /* Elements [j, j + VL) of a row of which only `seen` exist; the others are `rest`. */
 static inline vf existing(vf v, int j, int seen, float rest)
@@ -58,28 +126,23 @@ static void softmax_row(float *score, enum dtype type, int seen, int width, floa
 }
 
 /* Queries [from, from + n) of head h. */
-static enum klein_status attend(struct cpu_device *cpu, const struct attention_args *a, int keys, int h,
-                                int from, int n, struct block *b)
+static enum klein_status attend(const struct job *t, int h, int from, int n, struct block *b)
 {
-    int hd = a->head_dim, thread = omp_get_thread_num(), column = h / (a->heads / a->kv_heads) * hd;
+    const struct attention_args *a = &t->a;
+    int hd = a->head_dim, keys = t->keys;
     enum dtype type = a->q.dtype;
-    int spread = (int)(sizeof(float) / dtype_size(type)); /* probabilities lie where the scores were */
     for (int i = 0; i < n; i++) b->largest[i] = -INFINITY, b->sum[i] = 0;
     memset(b->o, 0, (size_t)n * (size_t)hd * sizeof *b->o);
     int last = a->causal ? min_int(keys, from + n) : keys; /* no query of this block sees more */
     for (int j = 0; j < last; j += BLOCK_K) {
         int width = min_int(BLOCK_K, last - j), ld = ceil_div(width, VL) * VL;
-        TRY(dnn_matmul(cpu->dnn, thread,
-                       &(struct dnn_matmul){n, width, hd, a->q.ld, a->k.ld, ld, type, .transposed = 1},
-                       tensor_at(a->q, from, h * hd), tensor_at(a->k, j, column), b->score));
+        TRY(scores(t, h, from, n, j, width, ld, b));
         for (int i = 0; i < n; i++) {
             int seen = a->causal ? min_int(width, from + i + 1 - j) : width;
             softmax_row(b->score + i * ld, type, seen < 0 ? 0 : seen, width, a->scale, &b->largest[i],
                         &b->sum[i], b->o + i * hd, hd);
         }
-        TRY(dnn_matmul(cpu->dnn, thread,
-                       &(struct dnn_matmul){n, hd, width, ld * spread, a->v.ld, hd, type, .accumulate = 1},
-                       b->score, tensor_at(a->v, j, column), b->o));
+        TRY(add_values(t, h, n, j, width, ld, b));
     }
     for (int i = 0; i < n; i++) {
         float *o = b->o + i * hd, inverse = 1 / b->sum[i];
@@ -102,31 +165,33 @@ static struct tensor widened(struct cpu_device *cpu, struct tensor t, char **scr
 enum klein_status ISA(cpu_attention)(struct device *dev, const struct attention_args *args,
                                      struct klein_error *err)
 {
-    struct cpu_device *cpu = cpu_of(dev);
-    struct attention_args a = *args;
-    int widen = a.q.dtype == DT_BF16 && !cpu->bf16, block = block_of(&a), blocks = ceil_div(a.q.rows, block);
-    size_t per_thread = aligned(sizeof(struct block) + (size_t)BLOCK_Q * (size_t)a.head_dim * sizeof(float));
-    size_t wide = 0;
-    if (widen)
-        wide = aligned((size_t)a.q.rows * (size_t)a.q.cols * sizeof(float)) +
-               2 * aligned((size_t)a.k.rows * (size_t)a.k.cols * sizeof(float));
+    struct job job = {cpu_of(dev), *args, attention_keys(args), NULL, NULL, 0, 0};
+    struct attention_args *a = &job.a;
+    int f32 = a->q.dtype == DT_F32 || !job.cpu->bf16, block = block_of(a),
+        blocks = ceil_div(a->q.rows, block);
+    size_t per_thread = aligned(sizeof(struct block) + (size_t)BLOCK_Q * (size_t)a->head_dim * sizeof(float));
+    size_t packed = f32 ? packed_bytes(&job) : 0,
+           wide = a->q.dtype == DT_BF16 && f32
+                      ? aligned((size_t)a->q.rows * (size_t)a->q.cols * sizeof(float))
+                      : 0;
     char *scratch;
-    TRY(cpu_scratch(cpu, wide + (size_t)dev->threads * per_thread, &scratch, err));
-    if (widen) {
-        a.q = widened(cpu, a.q, &scratch);
-        a.k = widened(cpu, a.k, &scratch);
-        a.v = widened(cpu, a.v, &scratch);
+    TRY(cpu_scratch(job.cpu, 2 * packed + wide + (size_t)dev->threads * per_thread, &scratch, err));
+    if (f32) {
+        job.packed_k = (float *)scratch;
+        job.packed_v = (float *)(scratch + packed);
+        scratch += 2 * packed;
+        pack(&job);
     }
-    int keys = attention_keys(&a);
+    if (wide) a->q = widened(job.cpu, a->q, &scratch);
     enum klein_status status = KLEIN_OK;
 #pragma omp parallel num_threads(dev->threads)
     {
         dnn_enter();
         struct block *b = (struct block *)(scratch + (size_t)omp_get_thread_num() * per_thread);
 #pragma omp for schedule(dynamic, 1)
-        for (int t = 0; t < a.heads * blocks; t++) {
+        for (int t = 0; t < a->heads * blocks; t++) {
             int from = (blocks - 1 - t % blocks) * block; /* causal: the longest first */
-            enum klein_status s = attend(cpu, &a, keys, t / blocks, from, min_int(block, a.q.rows - from), b);
+            enum klein_status s = attend(&job, t / blocks, from, min_int(block, a->q.rows - from), b);
             if (s != KLEIN_OK) {
 #pragma omp atomic write
                 status = s;
@@ -135,5 +200,5 @@ enum klein_status ISA(cpu_attention)(struct device *dev, const struct attention_
     }
     return status == KLEIN_OK
                ? KLEIN_OK
-               : fail(err, status, "attention: oneDNN failed on a block of %dx%d", a.q.rows, a.k.rows);
+               : fail(err, status, "attention: oneDNN failed on a block of %dx%d", a->q.rows, a->k.rows);
 }

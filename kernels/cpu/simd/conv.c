@@ -1,4 +1,4 @@
-#include "vec.h"
+#include "product.h"
 
 #include "../dnn.h"
 
@@ -6,7 +6,7 @@
 
 /* The result is cut into equal tiles of at most TILE_H by TILE_W pixels. A tile's input is gathered with its
  * border into scratch, normalised, enlarged and rounded on the way, so that oneDNN sees one plain convolution
- * of one shape. Measured: 4 to 16 by 32 to 128 are within 3 %; this makes more jobs than most. */
+ * of one shape. In F32 it is one product (product.h) for each of the kernel's pixels. Measured: 4 to 16 by 32 to 128 are within 3 %; this makes more jobs than most. */
 enum { TILE_H = 8, TILE_W = 32 };
 
 struct job {
@@ -14,7 +14,7 @@ struct job {
     struct dnn_conv shape; /* of one tile, input with border */
     int oh, ow, tile_h, tile_w, across, tiles;
     struct norm_channels norm; /* of the input; empty without */
-    const void *weights;       /* packed */
+    const void *weights;       /* packed, BF16 for oneDNN or F32 for product.h */
 };
 
 static void make_job(struct job *j, const struct cpu_device *cpu, const struct conv_args *a)
@@ -84,6 +84,44 @@ static void scatter(const struct job *j, const float *from, int row, int col)
         }
 }
 
+/* --- F32 --- */
+
+/* The kernel's pixel `tap` of all weights, [cout][cin]. */
+static void tap_of(const struct conv_args *a, int tap, int from, int n, float *to)
+{
+    int taps = a->ksize * a->ksize, cin = a->x.cols;
+    for (int o = from; o < from + n; o++)
+        for (int c = 0; c < cin; c++) *to++ = f32_load(row_of(a->w, o), a->w.dtype, (size_t)(c * taps + tap));
+}
+
+/* Weights as slivers of all taps one after another. plain: [threads][PRODUCT_N * cin] scratch. */
+static void pack_weights(const struct job *j, int threads, float *plain, float *packed)
+{
+    int taps = j->a->ksize * j->a->ksize, cin = j->shape.cin, cout = j->shape.cout;
+#pragma omp parallel for num_threads(threads)
+    for (int t = 0; t < ceil_div(cout, PRODUCT_N) * taps; t++) {
+        int from = t / taps * PRODUCT_N, n = min_int(PRODUCT_N, cout - from);
+        float *mine = plain + (size_t)omp_get_thread_num() * PRODUCT_N * (size_t)cin;
+        tap_of(j->a, t % taps, from, n, mine);
+        ISA(pack_rows)(packed + (size_t)t * (size_t)cin * PRODUCT_N, tensor_of(mine, DT_F32, n, cin), 0, cin);
+    }
+}
+
+/* y of one tile. */
+static void multiply(const struct job *j, const float *x, float *y)
+{
+    int k = j->shape.ksize, cin = j->shape.cin, cout = j->shape.cout, pixels = j->tile_h * j->tile_w;
+    const float *row[TILE_H * TILE_W];
+    for (int i = 0; i < pixels; i++)
+        row[i] = x + (size_t)((i / j->tile_w * j->shape.w + i % j->tile_w) * j->shape.stride) * (size_t)cin;
+    for (int tap = 0; tap < k * k; tap++) ISA(product)
+    (&(struct product){pixels, cout, cin, row, (size_t)(tap / k * j->shape.w + tap % k) * (size_t)cin,
+                       (const float *)j->weights + (size_t)tap * (size_t)cin * PRODUCT_N,
+                       (size_t)(k * k * cin) * PRODUCT_N, y, cout, tap > 0});
+}
+
+/* --- BF16 --- */
+
 /* The weights dense, in a type that oneDNN reads; `plain` is scratch for that. */
 static const void *plain_weights(const struct conv_args *a, char *plain, enum dtype *type)
 {
@@ -95,26 +133,41 @@ static const void *plain_weights(const struct conv_args *a, char *plain, enum dt
     return plain;
 }
 
+static enum klein_status pack_for_dnn(struct job *j, struct cpu_device *cpu, char *packed, char *plain)
+{
+    enum dtype from;
+    const void *weights = plain_weights(j->a, plain, &from);
+    return dnn_conv_pack(cpu->dnn, &j->shape, weights, from, packed);
+}
+
 enum klein_status ISA(cpu_conv)(struct device *dev, const struct conv_args *a, struct klein_error *err)
 {
     struct cpu_device *cpu = cpu_of(dev);
     struct job j;
     make_job(&j, cpu, a);
-    size_t packed;
-    enum klein_status status = dnn_conv_bytes(cpu->dnn, &j.shape, &packed);
+    int f32 = j.shape.type == DT_F32;
+    size_t weights = (size_t)a->w.rows * (size_t)a->w.cols * sizeof(float), packed = 0, plain = weights;
+    enum klein_status status = KLEIN_OK;
+    if (f32) {
+        packed = packed_floats(a->w.cols, a->w.rows) * sizeof(float);
+        plain = (size_t)dev->threads * PRODUCT_N * (size_t)a->x.cols * sizeof(float);
+    } else {
+        status = dnn_conv_bytes(cpu->dnn, &j.shape, &packed);
+    }
     if (status != KLEIN_OK)
         return fail(err, status, "conv: oneDNN has no convolution of %d > %d channels", a->x.cols, a->y.cols);
     size_t pixels = (size_t)j.shape.h * (size_t)j.shape.w; /* of a tile's input */
     size_t input = aligned(pixels * (size_t)a->x.cols * dtype_size(j.shape.type));
     size_t output = aligned((size_t)(j.tile_h * j.tile_w) * (size_t)a->y.cols * sizeof(float));
-    size_t plain = aligned((size_t)a->w.rows * (size_t)a->w.cols * sizeof(float));
     size_t norm = aligned((size_t)a->x.cols * 3 * sizeof(float));
     packed = aligned(packed);
+    plain = aligned(plain);
     char *scratch;
     TRY(cpu_scratch(cpu, packed + plain + norm + (size_t)dev->threads * (input + output), &scratch, err));
-    enum dtype from;
-    const void *weights = plain_weights(a, scratch + packed, &from);
-    status = dnn_conv_pack(cpu->dnn, &j.shape, weights, from, scratch);
+    if (f32)
+        pack_weights(&j, dev->threads, (float *)(scratch + packed), (float *)scratch);
+    else
+        status = pack_for_dnn(&j, cpu, scratch, scratch + packed);
     if (status != KLEIN_OK) return fail(err, status, "conv: oneDNN failed to pack weights");
     j.weights = scratch;
     if (a->norm.stats.ptr) j.norm = norm_channels(&a->norm, a->x.cols, (float *)(scratch + packed + plain));
@@ -127,8 +180,12 @@ enum klein_status ISA(cpu_conv)(struct device *dev, const struct conv_args *a, s
 #pragma omp for schedule(dynamic, 1)
         for (int t = 0; t < j.tiles; t++) {
             int row = t / j.across * j.tile_h, col = t % j.across * j.tile_w;
+            enum klein_status s = KLEIN_OK;
             gather(&j, x, row, col);
-            enum klein_status s = dnn_conv(cpu->dnn, omp_get_thread_num(), &j.shape, x, j.weights, y);
+            if (f32)
+                multiply(&j, (const float *)x, y);
+            else
+                s = dnn_conv(cpu->dnn, omp_get_thread_num(), &j.shape, x, j.weights, y);
             if (s == KLEIN_OK) {
                 scatter(&j, y, row, col);
             } else {

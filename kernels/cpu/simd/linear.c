@@ -1,4 +1,4 @@
-#include "vec.h"
+#include "product.h"
 
 #include "../dnn.h"
 
@@ -8,6 +8,8 @@
  * accumulators stay in the second cache until the epilogue has read them. oneDNN reads the weights where they
  * are mapped and rearranges them itself, which costs it 3 % with 512 rows and more with fewer. */
 enum { TILE_M = 512, TILE_N = 64, TILE_HEAD = 128, CHUNK = 4 * TILE_M, AHEAD = 8 };
+
+/* In F32 the products are ours (product.h): weights are packed for each tile on the way from their dtype. */
 
 /* A run of weight rows that go to one output, in tiles of `step` columns; `pair`: rows from a SwiGLU's gate to
  * its up, or 0. */
@@ -157,6 +159,36 @@ static void dequantise(void *to, enum dtype type, const uint8_t *from, float sca
     for (int i = 0; i < n; i++) f32_store(to, type, (size_t)i, f32_from_f8e4m3(from[i]) * scale);
 }
 
+/* acc = x times rows of one part of the weights. */
+static enum klein_status multiply_part(const struct plan *p, struct cpu_device *cpu, struct tensor x,
+                                       struct tensor b, float *acc, int ldc, char *panel)
+{
+    if (p->type == DT_F32) {
+        const float *row[TILE_M];
+        for (int i = 0; i < x.rows; i++) row[i] = row_of(x, i);
+        for (int from = 0; from < x.cols; from += PRODUCT_K) {
+            int k = min_int(PRODUCT_K, x.cols - from);
+            ISA(pack_rows)((float *)panel, b, from, k);
+            ISA(product)
+            (&(struct product){x.rows, b.rows, k, row, (size_t)from, (float *)panel, (size_t)k * PRODUCT_N,
+                               acc, ldc, from > 0});
+        }
+        return KLEIN_OK;
+    }
+    if (b.dtype != p->type) {
+        struct tensor converted = tensor_of(panel, p->type, b.rows, x.cols);
+        for (int r = 0; r < b.rows; r++)
+            if (b.scale)
+                dequantise(row_of(converted, r), p->type, row_of(b, r), b.scale[r], x.cols);
+            else
+                ISA(convert)(row_of(converted, r), p->type, row_of(b, r), b.dtype, x.cols);
+        b = converted;
+    }
+    return dnn_matmul(cpu->dnn, omp_get_thread_num(),
+                      &(struct dnn_matmul){x.rows, b.rows, x.cols, x.ld, b.ld, ldc, p->type, .transposed = 1},
+                      x.ptr, b.ptr, acc);
+}
+
 /* acc = x times weight rows [first, first + n), piece by piece where they lie in several parts. */
 static enum klein_status multiply(const struct plan *p, struct cpu_device *cpu, struct tensor x,
                                   const struct weight *w, int first, int n, float *acc, char *panel)
@@ -164,21 +196,9 @@ static enum klein_status multiply(const struct plan *p, struct cpu_device *cpu, 
     int ldc = width(n);
     for (int i = 0, base = 0; n > 0; base += w->part[i++].rows) {
         struct tensor part = w->part[i];
-        int skip = first - base, here = min_int(part.rows - skip, n), k = x.cols;
+        int skip = first - base, here = min_int(part.rows - skip, n);
         if (here <= 0) continue;
-        struct tensor b = tensor_rows(part, skip, here);
-        if (b.dtype != p->type) {
-            struct tensor converted = tensor_of(panel, p->type, here, k);
-            for (int r = 0; r < here; r++)
-                if (b.scale)
-                    dequantise(row_of(converted, r), p->type, row_of(b, r), b.scale[r], k);
-                else
-                    ISA(convert)(row_of(converted, r), p->type, row_of(b, r), b.dtype, k);
-            b = converted;
-        }
-        TRY(dnn_matmul(cpu->dnn, omp_get_thread_num(),
-                       &(struct dnn_matmul){x.rows, here, k, x.ld, b.ld, ldc, p->type, .transposed = 1},
-                       x.ptr, b.ptr, acc));
+        TRY(multiply_part(p, cpu, x, tensor_rows(part, skip, here), acc, ldc, panel));
         acc += here;
         first += here;
         n -= here;
@@ -254,10 +274,10 @@ enum klein_status ISA(cpu_linear)(struct device *dev, const struct linear_args *
     struct plan p;
     make_plan(&p, cpu, a);
     int m = a->x.rows, k = a->x.cols;
-    size_t row = (size_t)k * dtype_size(p.type),
-           panel = 0; /* panel: a tile's weights, where they need converting */
+    size_t row = (size_t)k * dtype_size(p.type), panel = 0; /* panel: a tile's weights, packed or converted */
+    if (p.type == DT_F32) panel = aligned(packed_floats(PRODUCT_K, p.widest) * sizeof(float));
     for (int g = 0; g < (a->split ? 2 : 1); g++)
-        if (a->group[g].w.part[0].dtype != p.type) panel = aligned((size_t)p.widest * row);
+        if (!panel && a->group[g].w.part[0].dtype != p.type) panel = aligned((size_t)p.widest * row);
     size_t per_thread = aligned((size_t)TILE_M * (size_t)p.widest * sizeof(float)) + panel;
     size_t x_bytes = a->x.dtype == p.type ? 0 : aligned((size_t)min_int(m, CHUNK) * row);
     char *scratch;
