@@ -98,11 +98,14 @@ static double shared_cycles(const struct gpu_spec *g, int tile_m, int tile_n)
     return parts * (part_m + part_n) * 128 / shared_bytes;
 }
 
-static double tiled_seconds(const struct gpu_spec *g, const struct product *p, int tile_m, int tile_n)
+struct tiling product_tiling(const struct gpu_spec *g, const struct product *p)
 {
+    const int tile_m = p->tile_m, tile_n = p->tile_n,
+              share = p->share                     ? p->share
+                      : g->products == GPU_TCGEN05 ? 2
+                                                   : 1;
     double step_k = 128.0 / p->element, steps = ceil(p->k / step_k);
     double tiles = (ceil(p->split / (double)tile_m) + ceil((p->m - p->split) / tile_m)) * ceil(p->n / tile_n);
-    int share = p->share ? p->share : g->products == GPU_TCGEN05 ? 2 : 1;
     double step = 2 * tile_m * tile_n * step_k / rate_of(g, p);
     step = fmax(step, (tile_m + (double)tile_n / share) * 128 / g->l2);
     step = fmax(step, shared_cycles(g, tile_m, tile_n));
@@ -110,7 +113,19 @@ static double tiled_seconds(const struct gpu_spec *g, const struct product *p, i
     if (g->products == GPU_MMA_SYNC)
         step += sync_step, end /= 2; /* two blocks per multiprocessor: one ends, the other multiplies */
     if (g->products == GPU_TCGEN05) end = tile_latency; /* tensor memory holds two tiles */
-    return ceil(tiles / g->multiprocessors) * (steps * step + end) / (g->clock * g->sustained);
+    return (struct tiling){tiles, steps * step + end};
+}
+
+double tiling_seconds(const struct gpu_spec *g, struct tiling t)
+{
+    return ceil(t.tiles / g->multiprocessors) * t.cycles / (g->clock * g->sustained);
+}
+
+static double tiled_seconds(const struct gpu_spec *g, const struct product *p, int tile_m, int tile_n)
+{
+    struct product tiled = *p;
+    tiled.tile_m = tile_m, tiled.tile_n = tile_n;
+    return tiling_seconds(g, product_tiling(g, &tiled));
 }
 
 double predict_product(const struct gpu_spec *g, const struct product *p)
@@ -126,13 +141,16 @@ double predict_product(const struct gpu_spec *g, const struct product *p)
     return best;
 }
 
-double predict_attention(const struct gpu_spec *g, const struct attention_problem *p)
+/* Heads of 128 have kernels for every kind of product; others mma.sync only. */
+static int attention_by_mma_sync(const struct gpu_spec *g, const struct attention_problem *p)
 {
-    /* Heads of 128 have kernels for every kind of product; others mma.sync only. 128 queries per block, 64 where two blocks of 128 and
-     * their operands do not fit. */
-    int sync = g->products == GPU_MMA_SYNC || p->head_dim != 128;
-    double rate = sync ? g->mma_sync : g->bf16,
-           rows = sync && (g->shared < 128 || p->head_dim > 128) ? 64 : 128, keys = 64;
+    return g->products == GPU_MMA_SYNC || p->head_dim != 128;
+}
+
+struct tiling attention_tiling(const struct gpu_spec *g, const struct attention_problem *p, int rows)
+{
+    int sync = attention_by_mma_sync(g, p);
+    double rate = sync ? g->mma_sync : g->bf16, keys = 64;
     double products = 4 * rows * keys * p->head_dim / rate;
     double softmax = rows * keys * (1 / exponentials + softmax_instructions / lanes);
     double step =
@@ -141,8 +159,28 @@ double predict_attention(const struct gpu_spec *g, const struct attention_proble
     if (p->causal) steps = (steps + rows / keys) / 2; /* on average */
     double end = tile_latency + products / 2 + rows * p->head_dim * tile_instructions / lanes;
     if (sync) end /= 2;
-    double tiles = p->heads * ceil(p->queries / rows);
-    return ceil(tiles / g->multiprocessors) * (steps * step + end) / (g->clock * g->sustained);
+    return (struct tiling){p->heads * ceil(p->queries / rows), steps * step + end};
+}
+
+double predict_attention(const struct gpu_spec *g, const struct attention_problem *p)
+{
+    /* 128 queries per block, 64 where two blocks of 128 and their operands do not fit. */
+    int small = attention_by_mma_sync(g, p) && (g->shared < 128 || p->head_dim > 128);
+    return tiling_seconds(g, attention_tiling(g, p, small ? 64 : 128));
+}
+
+int resident_blocks(const struct gpu_spec *g, int registers, int threads, int shared)
+{
+    const int warps = (threads + 31) / 32, per_warp = (registers * 32 + 255) / 256 * 256;
+    int blocks = gpu_warps(g) / warps;
+    if (blocks > 65536 / (per_warp * warps)) blocks = 65536 / (per_warp * warps);
+    if (blocks > g->shared * 1024 / (shared + 1024)) blocks = g->shared * 1024 / (shared + 1024);
+    return blocks;
+}
+
+int gpu_warps(const struct gpu_spec *g)
+{
+    return g->shared > 100 ? 64 : 48; /* chips with the larger shared memory are those of data centres */
 }
 
 /* Products of few rows pass the weights once and wait for nothing else (linear_rows.cu). */

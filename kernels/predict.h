@@ -47,11 +47,26 @@ struct product {
 double predict_product(const struct gpu_spec *g,
                        const struct product *p); /* seconds, without launch and memory */
 
+/* A launch: its tiles, and the cycles of one of them on a multiprocessor, as if all its tiles ran one after the other. */
+struct tiling {
+    double tiles, cycles;
+};
+struct tiling product_tiling(const struct gpu_spec *g, const struct product *p); /* tile_m, tile_n not 0 */
+double tiling_seconds(const struct gpu_spec *g, struct tiling t);
+
 struct attention_problem {
     double heads, queries, keys, head_dim;
     int causal;
 };
 double predict_attention(const struct gpu_spec *g, const struct attention_problem *p);
+/* rows: queries of a tile. */
+struct tiling attention_tiling(const struct gpu_spec *g, const struct attention_problem *p, int rows);
+
+/* Blocks of a kernel that a multiprocessor has at a time: by threads, registers (per thread, of 64 K, in pieces of 256 per warp) and shared memory
+ * (bytes; the driver takes 1 KiB more of it per block). source: CUDA C++ Programming Guide, technical specifications per compute capability */
+int resident_blocks(const struct gpu_spec *g, int registers, int threads, int shared);
+/* Warps that a multiprocessor has at most. */
+int gpu_warps(const struct gpu_spec *g);
 
 /* Seconds of one call of an op. e4m3: its products of blocks (ops.h: residual, SwiGLU, qkv) are in e4m3. */
 double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3);

@@ -197,3 +197,18 @@ Test(predict, gpus_by_the_names_of_drivers)
     cr_assert(!gpu_spec_of("NVIDIA A100-SXM4-40GB", 108) && !gpu_spec_of("NVIDIA H100", 132));
     cr_assert(!gpu_spec_of("Soft GPU sm_90a (limits of H100 SXM)", 132));
 }
+
+/* Blocks per multiprocessor, from the limits that the programming guide gives: 64 K registers, 2048 or 1536 threads, shared memory. */
+Test(predict, resident_blocks)
+{
+    const struct gpu_spec h100 = spec_of("h100"), ada = spec_of("4090");
+    cr_expect_eq(gpu_warps(&h100), 64);
+    cr_expect_eq(gpu_warps(&ada), 48);
+    cr_expect_eq(resident_blocks(&h100, 32, 1024, 0), 2); /* threads */
+    cr_expect_eq(resident_blocks(&ada, 32, 1024, 0), 1);  /* 1536 hold one of 1024 */
+    cr_expect_eq(resident_blocks(&h100, 255, 128, 0), 2); /* 256 x 128 registers are half */
+    cr_expect_eq(resident_blocks(&h100, 65, 128, 0), 7);  /* 72 per thread, as pieces are 256 per warp */
+    cr_expect_eq(resident_blocks(&h100, 32, 128, 227 * 1024), 1); /* the most that a block may ask for */
+    cr_expect_eq(resident_blocks(&h100, 32, 128, 113 * 1024), 2); /* 114 KiB twice */
+    cr_expect_eq(resident_blocks(&ada, 32, 128, 64 * 1024), 1);   /* of 100 KiB */
+}
