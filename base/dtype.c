@@ -38,6 +38,18 @@ float f32_from_f8e4m3(uint8_t b)
     return b & 0x80 ? -f : f;
 }
 
+uint8_t f8e4m3_from_f32(float f)
+{
+    uint32_t u = f32_bits(f), sign = u >> 24 & 0x80;
+    u &= 0x7fffffffu;
+    if (u > 0x7f800000u) return (uint8_t)(sign | 0x7f); /* NaN */
+    if (f32_from_bits(u) >= 448) return (uint8_t)(sign | 0x7e);
+    if (f32_from_bits(u) < 0x1p-6f) /* subnormal: the sum rounds to multiples of 2^-9 */
+        return (uint8_t)(sign | (f32_bits(f32_from_bits(u) + 0x1p14f) - f32_bits(0x1p14f)));
+    u += 0x7ffff + (u >> 20 & 1);
+    return (uint8_t)(sign | ((u >> 20) - ((127 - 7) << 3)));
+}
+
 float f32_load(const void *p, enum dtype t, size_t i)
 {
     switch (t) {
@@ -67,8 +79,10 @@ void f32_store(void *p, enum dtype t, size_t i, float f)
         ((float *)p)[i] = f;
     else if (t == DT_BF16)
         ((bf16 *)p)[i] = bf16_from_f32(f);
+    else if (t == DT_F8E4M3)
+        ((uint8_t *)p)[i] = f8e4m3_from_f32(f);
     else
-        CHECK(!"f32_store: F32 or BF16 only");
+        CHECK(!"f32_store: F32, BF16 or F8_E4M3 only");
 }
 
 void dtype_convert(void *to, enum dtype to_type, const void *from, enum dtype from_type, size_t n)

@@ -41,12 +41,13 @@ static inline bf16 bf16_from_f32(float f)
 
 float f32_from_f16(uint16_t h);
 float f32_from_f8e4m3(uint8_t b); /* OCP E4M3: no infinities, 0x7f and 0xff are NaN, largest 448 */
+uint8_t f8e4m3_from_f32(float f); /* beyond 448: 448, as GPUs convert */
 
 /* Element i of an array of type t (floats and integers) as float. */
 float f32_load(const void *p, enum dtype t, size_t i);
-/* Stores f as element i; t is DT_F32 or DT_BF16. */
+/* Stores f as element i; t is DT_F32, DT_BF16 or DT_F8E4M3. */
 void f32_store(void *p, enum dtype t, size_t i, float f);
-/* Converts n elements; `from` any float type, `to` DT_F32 or DT_BF16. The arrays do not overlap. */
+/* Converts n elements; `from` any float type, `to` DT_F32, DT_BF16 or DT_F8E4M3. The arrays do not overlap. */
 void dtype_convert(void *to, enum dtype to_type, const void *from, enum dtype from_type, size_t n);
 
 #endif

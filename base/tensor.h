@@ -3,7 +3,8 @@
  * Element (r, c) is at ptr + (r * ld + c) * dtype_size(dtype); columns are contiguous, ld >= cols.
  * Images are tensors too: rows = height * width (row-major pixels), cols = channels (NHWC with N = 1).
  * A vector is a tensor with rows = 1. A tensor with ptr == NULL means "absent" where an op allows that.
- * A quantised matrix has a scale per row: what it stands for is element (r, c) times scale[r]. */
+ * A quantised matrix has a scale per row: what it stands for is element (r, c) times scale[r]. Quantising a row gives it the scale
+ * largest magnitude / 448, that of e4m3, and rounds what is left to nearest. */
 #ifndef KLEIN_TENSOR_H
 #define KLEIN_TENSOR_H
 

@@ -172,6 +172,15 @@ static void attention(struct run *r, const struct dit_config *d, struct state *s
                                               .scale = 1 / sqrtf((float)d->head_dim)});
 }
 
+/* h, from adaln to the products of w: quantised where the device multiplies w as it is. The memory is h's, elements, then scales. */
+static struct tensor operand_of(const struct run *r, struct tensor h, struct tensor w)
+{
+    if (!r->dev->e4m3 || r->act != DT_BF16 || w.dtype != DT_F8E4M3) return h;
+    h.dtype = DT_F8E4M3;
+    h.scale = tensor_at(h, h.rows, 0);
+    return h;
+}
+
 static void double_block(struct run *r, const struct dit *m, const struct dit_double *b,
                          const struct dit_request *q, struct state *s)
 {
@@ -181,18 +190,19 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
     struct tensor o = tensor_cols(s->om, 0, D), u = tensor_cols(s->om, D, d->mlp_width);
     enum { SHIFT1, SCALE1, GATE1, SHIFT2, SCALE2, GATE2 }; /* 1: attention, 2: MLP */
     struct tensor mod[2][6];
+    struct tensor h_qkv = operand_of(r, s->h, img->qkv.part[0]), h_mlp = operand_of(r, s->h, img->mlp_in);
     for (int g = 0; g < 2; g++)
         for (int i = 0; i < 6; i++)
             mod[g][i] = vectors(q->now, (g == DIT_TEXT ? DIT_MOD_TEXT : DIT_MOD_IMAGE) + i, 1);
 
-    run_adaln(r, &(struct adaln_args){.y = s->h,
+    run_adaln(r, &(struct adaln_args){.y = h_qkv,
                                       .x = s->z,
                                       .split = split,
                                       .eps = d->eps,
                                       .shift = {mod[DIT_TEXT][SHIFT1], mod[DIT_IMAGE][SHIFT1]},
                                       .scale = {mod[DIT_TEXT][SCALE1], mod[DIT_IMAGE][SCALE1]}});
     run_linear(r,
-               &(struct linear_args){.x = s->h,
+               &(struct linear_args){.x = h_qkv,
                                      .split = split,
                                      .epilogue = LINEAR_QKV,
                                      .group = {{.w = txt->qkv, .q_norm = txt->q_norm, .k_norm = txt->k_norm},
@@ -216,7 +226,7 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
                                      .epilogue = LINEAR_RESIDUAL,
                                      .group = {{.w = weight_of(txt->proj), .gate = mod[DIT_TEXT][GATE1]},
                                                {.w = weight_of(img->proj), .gate = mod[DIT_IMAGE][GATE1]}}});
-    run_adaln(r, &(struct adaln_args){.y = s->h,
+    run_adaln(r, &(struct adaln_args){.y = h_mlp,
                                       .x = s->z,
                                       .split = split,
                                       .eps = d->eps,
@@ -224,7 +234,7 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
                                       .scale = {mod[DIT_TEXT][SCALE2], mod[DIT_IMAGE][SCALE2]}});
     run_linear(
         r, &(struct linear_args){.y = u,
-                                 .x = s->h,
+                                 .x = h_mlp,
                                  .split = split,
                                  .epilogue = LINEAR_SWIGLU,
                                  .group = {{.w = weight_of(txt->mlp_in)}, {.w = weight_of(img->mlp_in)}}});
@@ -245,12 +255,12 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
     const struct dit_config *d = m->cfg;
     int D = d->width;
     struct tensor shift = vectors(q->now, DIT_MOD_SINGLE, 1), scale = vectors(q->now, DIT_MOD_SINGLE + 1, 1);
-    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1);
+    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s->h, b->in);
 
-    run_adaln(
-        r, &(struct adaln_args){.y = s->h, .x = s->z, .eps = d->eps, .shift[0] = shift, .scale[0] = scale});
+    run_adaln(r,
+              &(struct adaln_args){.y = h, .x = s->z, .eps = d->eps, .shift[0] = shift, .scale[0] = scale});
     run_linear(r, &(struct linear_args){
-                      .x = s->h,
+                      .x = h,
                       .epilogue = LINEAR_QKV,
                       .group[0] = {.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm},
                       .qkv = {.q = s->q,

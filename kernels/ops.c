@@ -93,8 +93,12 @@ enum klein_status ops_check_adaln(const struct adaln_args *a, struct op_cost *co
 {
     const char *op = "adaln";
     NEED(a->x, ACT, ANY, ANY);
-    NEED(a->y, ACT, a->x.rows, a->x.cols);
-    SAME_TYPE(a->y, a->x);
+    NEED(a->y, ACT | E4M3, a->x.rows, a->x.cols);
+    if (a->y.dtype == DT_F8E4M3) {
+        RULE(a->y.scale && a->y.ptr != a->x.ptr);
+    } else {
+        SAME_TYPE(a->y, a->x);
+    }
     RULE(a->split >= 0 && a->split <= a->x.rows);
     NEED(a->shift[0], F32, 1, a->x.cols);
     NEED(a->scale[0], F32, 1, a->x.cols);
@@ -102,8 +106,9 @@ enum klein_status ops_check_adaln(const struct adaln_args *a, struct op_cost *co
         NEED(a->shift[1], F32, 1, a->x.cols);
         NEED(a->scale[1], F32, 1, a->x.cols);
     }
-    COST(cost, 0, bytes_of(a->x) + bytes_of(a->y) + (a->split ? 16.0 : 8.0) * a->x.cols, "%dx%d", a->x.rows,
-         a->x.cols);
+    COST(cost, 0, bytes_of(a->x) + bytes_of(a->y) + (a->split ? 16.0 : 8.0) * a->x.cols, "%dx%d%s", a->x.rows,
+         a->x.cols, a->y.dtype == DT_F8E4M3 ? " e4m3" : "");
+    if (cost) cost->m = a->x.rows, cost->n = a->x.cols;
     return KLEIN_OK;
 }
 
@@ -124,12 +129,13 @@ static enum klein_status check_weight(const char *op, const struct weight *w, in
     return KLEIN_OK;
 }
 
-/* What else holds when a weight is quantised: the other group's is too. */
+/* What else holds when a weight is quantised: the other group's is too. When x is: all weights are. */
 static enum klein_status check_quantised(const struct linear_args *a, struct klein_error *err)
 {
     const char *op = "linear";
     int quantised = 0, groups = a->split ? 2 : 1;
     for (int g = 0; g < groups; g++) quantised += a->group[g].w.part[0].dtype == DT_F8E4M3;
+    if (a->x.dtype == DT_F8E4M3) RULE(a->x.scale && quantised);
     if (!quantised) return KLEIN_OK;
     RULE(quantised == groups);
     RULE(a->epilogue != LINEAR_SILU);
@@ -168,7 +174,7 @@ static enum klein_status check_qkv(const struct linear_args *a, int64_t n, struc
 enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *cost, struct klein_error *err)
 {
     const char *op = "linear";
-    NEED(a->x, ACT, ANY, ANY);
+    NEED(a->x, ACT | E4M3, ANY, ANY);
     int m = a->x.rows, k = a->x.cols, n = 0;
     RULE(a->split >= 0 && a->split <= m);
     double bytes = bytes_of(a->x);

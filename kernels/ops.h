@@ -44,7 +44,8 @@ struct rmsnorm_args {
 
 /* y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift, per row, no affine weights. source: model 3.4
  * x, y [n, d] act; shift, scale [1, d] f32. Rows < split use [0], the others [1]; split = 0: all rows use
- * [0]. y may be x. */
+ * [0]. y may be x. y may also be F8_E4M3 with scales (x BF16, on devices with `e4m3`): the result quantised,
+ * from f32 or better, for a linear of such weights; y is not x then. */
 struct adaln_args {
     struct tensor y, x;
     struct tensor shift[2], scale[2];
@@ -72,7 +73,8 @@ struct adaln_args {
  * All weights of a call may be F8_E4M3 with scales (struct tensor); not with SILU. A device that multiplies
  * e4m3 takes BF16 x then and quantises it in the same way, each row by itself (scale = largest magnitude /
  * 448), and y is of the products of what these two stand for; the others multiply x by what the weights
- * stand for, rounded to act as ever. */
+ * stand for, rounded to act as ever. On a device with `e4m3` x may come quantised already (F8_E4M3 with scales;
+ * adaln writes that): act is BF16 then, and products are exactly of what x and the weights stand for. */
 enum linear_epilogue { LINEAR_PLAIN, LINEAR_SILU, LINEAR_RESIDUAL, LINEAR_SWIGLU, LINEAR_QKV };
 enum rope_pairs { ROPE_INTERLEAVED, ROPE_HALF };
 struct linear_group {
@@ -230,7 +232,7 @@ struct op_table {
  * predictions (predict.h) the product itself. */
 struct op_cost {
     double flops, bytes;
-    double m, n, k; /* linear, conv: [m, k] x [k, n]; attention: queries, keys, head_dim; else 0 */
+    double m, n, k; /* linear, conv: [m, k] x [k, n]; attention: queries, keys, head_dim; adaln: m, n */
     int split;      /* linear */
     enum linear_epilogue epilogue;
     int heads, causal;

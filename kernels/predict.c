@@ -199,9 +199,9 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
                               .by_128 = paired || e4m3 || op == OP_conv};
     double seconds = (cost->bytes - (e4m3 ? x + w : 0)) / memory;
     if (cost->m > FEW_ROWS) seconds = fmax(seconds, predict_product(g, &p));
-    /* Passes over x before it: GroupNorm; quantising by rows. */
+    /* Passes over x before it: GroupNorm; quantising by rows what adaln has not written like that. */
     if (cost->norm_bytes > 0) seconds += cost->norm_bytes / memory + launch;
-    if (e4m3) seconds += 3 * x / memory + launch;
+    if (e4m3 && !paired) seconds += 3 * x / memory + launch;
     return seconds + launch;
 }
 
@@ -219,6 +219,8 @@ double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost 
     }
     case OP_gn_stats: /* sums, then their combination */
         return bytes + 2 * launch;
+    case OP_adaln: /* its result in e4m3 with scales; the last one of a step, which stays BF16, is counted so too */
+        return bytes + launch - (e4m3 ? (cost->m * cost->n - 4 * cost->m) / (memory_share * g->memory) : 0);
     default:
         return bytes + launch;
     }

@@ -3,29 +3,36 @@
 #include "support/op_cases.h"
 #include "support/support.h"
 
-static void check(const char *chip, enum dtype act)
+/* options: only cases with one of these; 0: all. */
+static void check(const char *chip, enum dtype act, int options)
 {
     struct klein_error err;
     struct device *dev;
     OK(device_open(test_device(chip), &(struct device_options){0}, &dev, &err));
     for (int i = 0; i < op_case_count; i++)
-        if (!op_cases[i].bench) op_case_check(&op_cases[i], act, dev);
+        if (!op_cases[i].bench && (!options || op_cases[i].options & options))
+            op_case_check(&op_cases[i], act, dev);
     device_close(dev);
 }
 
 Test(cuda_ops, sm_80)
 {
-    check("soft sm_80", DT_BF16);
+    check("soft sm_80", DT_BF16, 0);
+}
+
+Test(cuda_ops, sm_89_e4m3)
+{
+    check("soft sm_89", DT_BF16, X_E4M3 | Y_E4M3);
 }
 
 Test(cuda_ops, sm_90a)
 {
-    check("soft sm_90a", DT_BF16);
+    check("soft sm_90a", DT_BF16, 0);
 }
 
 Test(cuda_ops, sm_90a_f32)
 {
-    check("soft sm_90a", DT_F32);
+    check("soft sm_90a", DT_F32, 0);
 }
 
 /* A table that is wrong in one op is noticed: without this the two above could pass by not looking at the device. */

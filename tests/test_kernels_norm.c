@@ -187,7 +187,8 @@ static void check_e4m3(const char *arch, int rows, int cols, int split)
     a.x = on_gpu(d, DT_BF16, rows, cols, x);
     a.y = on_gpu(d, DT_F8E4M3, rows, cols, NULL);
     struct tensor row_scale = on_gpu(d, DT_F32, 1, rows, NULL);
-    OK(norm_adaln_e4m3(d->gpu, &a, row_scale, &err));
+    a.y.scale = row_scale.ptr;
+    OK(norm_adaln(d->gpu, &a, &err));
     uint8_t *y = from_gpu(d, a.y);
     float *scale = from_gpu(d, row_scale);
     double *truth = malloc((size_t)cols * sizeof *truth);
@@ -237,20 +238,29 @@ Test(kernels_norm, adaln_e4m3)
 
 Test(kernels_norm, adaln_e4m3_refuses)
 {
+    struct device *cpu;
     struct gpu_device *d = open_chip(&(struct chip){"sm_80", 0, SOFTGPU_LATE}, 0);
-    struct tensor scales = on_gpu(d, DT_F32, 1, 4, NULL);
     struct adaln_args a = {.x = on_gpu(d, DT_BF16, 4, 64, NULL), .y = on_gpu(d, DT_F8E4M3, 4, 64, NULL)};
     a.shift[0] = a.scale[0] = on_gpu(d, DT_F32, 1, 64, NULL);
-    FAILS(norm_adaln_e4m3(d->gpu, &a, scales, &err), KLEIN_E_UNSUPPORTED, "sm_89");
+    FAILS(ops_check_adaln(&a, NULL, &err), KLEIN_E_INTERNAL, "a->y.scale");
+    a.y.scale = on_gpu(d, DT_F32, 1, 4, NULL).ptr;
+    OK(ops_check_adaln(&a, NULL, &err));
     struct adaln_args wrong = a;
-    wrong.y.dtype = DT_BF16;
-    FAILS(norm_adaln_e4m3(d->gpu, &wrong, scales, &err), KLEIN_E_UNSUPPORTED, "needs BF16, F8_E4M3, F32");
-    wrong = a;
-    wrong.x.cols = wrong.y.cols = 60;
-    FAILS(norm_adaln_e4m3(d->gpu, &wrong, scales, &err), KLEIN_E_UNSUPPORTED, "multiple of 8 up to 4096");
-    FAILS(norm_adaln_e4m3(d->gpu, &a, tensor_of(scales.ptr, DT_F32, 1, 3), &err), KLEIN_E_INTERNAL,
-          "3 scales");
+    wrong.y.ptr = wrong.x.ptr;
+    FAILS(ops_check_adaln(&wrong, NULL, &err), KLEIN_E_INTERNAL, "a->y.ptr != a->x.ptr");
+    FAILS(norm_adaln(d->gpu, &a, &err), KLEIN_E_UNSUPPORTED, "needs sm_89");
     device_close(&d->base);
+
+    d = open_chip(&(struct chip){"sm_89", 0, SOFTGPU_LATE}, 0);
+    wrong = a, wrong.x.dtype = DT_F32;
+    FAILS(norm_adaln(d->gpu, &wrong, &err), KLEIN_E_UNSUPPORTED, "x is F32");
+    wrong = a, wrong.x.cols = wrong.y.cols = 60;
+    FAILS(norm_adaln(d->gpu, &wrong, &err), KLEIN_E_UNSUPPORTED, "multiple of 8 up to 4096");
+    device_close(&d->base);
+
+    OK(device_open("cpu", &(struct device_options){.threads = 1}, &cpu, &err));
+    FAILS(cpu->ops->adaln(cpu, &a, &err), KLEIN_E_UNSUPPORTED, "adaln: the cpu device");
+    device_close(cpu);
 }
 
 /* ---- special values ------------------------------------------------------------------------------------------------------------ */

@@ -91,6 +91,12 @@ static float rounded(enum dtype t, float f)
     return f;
 }
 
+/* The scale of a row that a case makes: a power of two, so that what a number stands for is exact. */
+static float scale_of_row(int row)
+{
+    return ldexpf(1, row % 3 - 6);
+}
+
 static void store(char *p, enum dtype t, float f)
 {
     if (t == DT_F16)
@@ -101,6 +107,24 @@ static void store(char *p, enum dtype t, float f)
         *(int32_t *)p = (int32_t)f;
     else
         f32_store(p, t, 0, f);
+}
+
+static size_t row_bytes(struct tensor t)
+{
+    return (size_t)t.ld * dtype_size(t.dtype);
+}
+
+/* Bytes of the scales of a quantised operand, which follow its rows. */
+static size_t scale_bytes(struct tensor t)
+{
+    return t.dtype == DT_F8E4M3 ? (size_t)t.rows * sizeof *t.scale : 0;
+}
+
+/* Row r of values that are to lie at p, as an operand of t's type holds it. */
+static void store_row(char *p, struct tensor t, int r, const float *values)
+{
+    const float scale = t.dtype == DT_F8E4M3 ? scale_of_row(r) : 1;
+    for (int c = 0; c < t.cols; c++) store(p + (size_t)c * dtype_size(t.dtype), t.dtype, values[c] / scale);
 }
 
 /* What tells the values of one case from another's: its place in the list; of a test's own case its name. */
@@ -117,6 +141,11 @@ struct maker {
     enum dtype act, values, weights;
     struct klein_error *err; /* sticky: no memory for an operand */
 };
+
+static int takes_e4m3(const struct maker *m)
+{
+    return m->act == DT_BF16 && m->call->dev->e4m3;
+}
 
 /* Adds an operand; returns its index. Its values are exact in `exact`. */
 static int add(struct maker *m, struct tensor *slot, enum dtype dtype, enum dtype exact, int rows, int cols,
@@ -138,6 +167,19 @@ static int add(struct maker *m, struct tensor *slot, enum dtype dtype, enum dtyp
                     rounded(exact, (float)draw_value(how, call->c, *slot, r, c, &state));
     }
     return call->operands++;
+}
+
+/* Operand i as e4m3 can hold it with the scales of its rows, and in that form if the device takes it. */
+static void quantise(struct maker *m, int i)
+{
+    struct operand *o = &m->call->operand[i];
+    struct tensor *t = o->slot;
+    for (int r = 0; o->values && r < t->rows; r++)
+        for (int c = 0; c < t->cols; c++) {
+            float *p = &o->values[(size_t)r * (size_t)t->cols + (size_t)c];
+            *p = f32_from_f8e4m3(f8e4m3_from_f32(*p / scale_of_row(r))) * scale_of_row(r);
+        }
+    if (takes_e4m3(m)) t->dtype = DT_F8E4M3;
 }
 
 static int add_act(struct maker *m, struct tensor *slot, int rows, int cols, enum draw how, int always_f32)
@@ -167,12 +209,13 @@ static void add_f32(struct maker *m, struct tensor *slot, int rows, int cols, en
 }
 
 /* An operand that comes from a model's files: the device may place it. */
-static void add_weight(struct maker *m, struct tensor *slot, enum weight_kind kind, int rows, int cols,
-                       enum draw how)
+static int add_weight(struct maker *m, struct tensor *slot, enum weight_kind kind, int rows, int cols,
+                      enum draw how)
 {
-    struct operand *o = &m->call->operand[add(m, slot, m->weights, m->weights, rows, cols, how)];
-    o->weight = 1;
-    o->kind = kind;
+    int i = add(m, slot, m->weights, m->weights, rows, cols, how);
+    m->call->operand[i].weight = 1;
+    m->call->operand[i].kind = kind;
+    return i;
 }
 
 static void add_vector(struct maker *m, struct tensor *slot, int cols, enum draw how)
@@ -185,6 +228,7 @@ static void add_y(struct maker *m, struct tensor *slot, int rows, int cols, int 
 {
     int i = add_act(m, slot, rows, cols, NOTHING, m->call->c->options & Y_F32);
     if (m->call->c->options & IN_PLACE) m->call->operand[i].same_as = input;
+    if (m->call->c->options & Y_E4M3 && takes_e4m3(m)) slot->dtype = DT_F8E4M3;
 }
 
 static void add_norm(struct maker *m, struct group_norm *norm, int channels)
@@ -198,7 +242,8 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
 {
     a->epilogue = c->epilogue;
     a->split = c->split;
-    add_x(m, &a->x, c->m, c->k);
+    int x = add_x(m, &a->x, c->m, c->k), e4m3 = c->options & X_E4M3;
+    if (e4m3) quantise(m, x);
     int n = c->epilogue == LINEAR_SWIGLU ? 2 * c->n : c->n;
     if (c->epilogue == LINEAR_QKV)
         n = (c->heads + 2 * c->kv_heads) * c->hd + (c->options & WITH_MLP ? 2 * c->n : 0);
@@ -208,7 +253,8 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
         group->w.parts = parts;
         for (int i = 0; i < parts; i++) { /* unequal, so that boundaries fall anywhere */
             int rows = i == parts - 1 ? left : left / (parts - i) - i;
-            add_weight(m, &group->w.part[i], WEIGHT_MATRIX, rows, c->k, WEIGHT);
+            int w = add_weight(m, &group->w.part[i], WEIGHT_MATRIX, rows, c->k, WEIGHT);
+            if (e4m3) quantise(m, w);
             left -= rows;
         }
         if (c->options & WITH_BIAS) add_vector(m, &group->bias, n, NORMAL);
@@ -373,11 +419,6 @@ static void make_args(struct maker *m, const struct op_case *c)
     }
 }
 
-static size_t row_bytes(struct tensor t)
-{
-    return (size_t)t.ld * dtype_size(t.dtype);
-}
-
 /* The operand's memory as it must be before the call (and, outputs apart, after it). The caller frees it; NULL: no memory. */
 static char *image(const struct operand *o)
 {
@@ -385,10 +426,10 @@ static char *image(const struct operand *o)
     char *p = malloc(o->bytes);
     if (!p) return NULL;
     memset(p, FILL, o->bytes);
-    for (int r = 0; o->values && r < t.rows; r++)
-        for (int c = 0; c < t.cols; c++)
-            store(p + GUARD + (size_t)r * row_bytes(t) + (size_t)c * dtype_size(t.dtype), t.dtype,
-                  o->values[(size_t)r * (size_t)t.cols + (size_t)c]);
+    for (int r = 0; o->values && r < t.rows; r++) {
+        store_row(p + GUARD + (size_t)r * row_bytes(t), t, r, o->values + (size_t)r * (size_t)t.cols);
+        if (scale_bytes(t)) ((float *)(p + GUARD + (size_t)t.rows * row_bytes(t)))[r] = scale_of_row(r);
+    }
     return p;
 }
 
@@ -398,11 +439,14 @@ static enum klein_status place_operand(struct op_call *call, struct operand *o, 
 {
     struct tensor t = *o->slot;
     t.ld = t.cols; /* files have no gaps */
-    size_t size = dtype_size(t.dtype), n = (size_t)t.rows * (size_t)t.cols;
-    char *host = malloc(n * size);
+    size_t bytes = (size_t)t.rows * row_bytes(t);
+    char *host = malloc(bytes + scale_bytes(t));
     if (!host) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a weight of %dx%d", t.rows, t.cols);
-    for (size_t i = 0; i < n; i++) store(host + i * size, t.dtype, o->values[i]);
+    for (int r = 0; r < t.rows; r++)
+        store_row(host + (size_t)r * row_bytes(t), t, r, o->values + (size_t)r * (size_t)t.cols);
     t.ptr = host;
+    if (scale_bytes(t)) t.scale = (float *)(host + bytes);
+    for (int r = 0; t.scale && r < t.rows; r++) t.scale[r] = scale_of_row(r);
     enum klein_status status = call->dev->place(call->dev, o->kind, act, &t, err);
     free(host);
     *o->slot = t;
@@ -411,7 +455,8 @@ static enum klein_status place_operand(struct op_call *call, struct operand *o, 
 
 static enum klein_status fill_operand(struct op_call *call, struct operand *o, struct klein_error *err)
 {
-    o->bytes = 2 * GUARD + (size_t)o->slot->rows * row_bytes(*o->slot);
+    const size_t rows = (size_t)o->slot->rows * row_bytes(*o->slot), scales = scale_bytes(*o->slot);
+    o->bytes = 2 * GUARD + rows + scales;
     char *host = image(o), *memory = host ? call->dev->alloc(call->dev, o->bytes) : NULL;
     enum klein_status status = KLEIN_OK;
     o->memory = memory;
@@ -421,6 +466,7 @@ static enum klein_status fill_operand(struct op_call *call, struct operand *o, s
         status = fail(err, KLEIN_E_NO_MEMORY, "no memory for an operand of %zu bytes", o->bytes);
     free(host);
     o->slot->ptr = memory + GUARD;
+    if (scales) o->slot->scale = (float *)(memory + GUARD + rows);
     return status;
 }
 
@@ -488,6 +534,9 @@ static enum klein_status check_untouched(struct op_call *call, int i, const char
     if (o->output || shared(call, i))
         for (int r = 0; r < t.rows; r++)
             memcpy(before + start + (size_t)r * row_bytes(t), now + start + (size_t)r * row_bytes(t), used);
+    if (o->output)
+        memcpy(before + start + (size_t)t.rows * row_bytes(t), now + start + (size_t)t.rows * row_bytes(t),
+               scale_bytes(t));
     while (b < o->bytes && before[b] == now[b]) b++;
     free(before);
     if (b == o->bytes) return KLEIN_OK;
@@ -495,13 +544,14 @@ static enum klein_status check_untouched(struct op_call *call, int i, const char
                 op_name(call->c->op), call->c->name, i, (long long)b - GUARD);
 }
 
-/* An output's elements, from host memory with the operand's layout. */
+/* What an output's elements stand for, from host memory with the operand's layout. */
 static enum klein_status read_values(struct tensor t, struct tensor *out, struct klein_error *err)
 {
     *out = tensor_of(malloc((size_t)t.rows * (size_t)t.cols * sizeof(float)), DT_F32, t.rows, t.cols);
     if (!out->ptr) return fail(err, KLEIN_E_NO_MEMORY, "no memory for an output");
     for (int r = 0; r < t.rows; r++)
-        for (int c = 0; c < t.cols; c++) tensor_set(*out, r, c, tensor_get(t, r, c));
+        for (int c = 0; c < t.cols; c++)
+            tensor_set(*out, r, c, tensor_get(t, r, c) * (t.scale ? t.scale[r] : 1));
     return KLEIN_OK;
 }
 
@@ -519,6 +569,7 @@ enum klein_status op_call_read(struct op_call *call, int wanted, struct tensor *
             call->dev->download(call->dev, host, holder->memory, holder->bytes, err);
         if (!err->status && holder == o) check_untouched(call, i, host, err);
         t.ptr = host + GUARD;
+        if (scale_bytes(t)) t.scale = (float *)(host + GUARD + (size_t)t.rows * row_bytes(t));
         if (!err->status && o->output && outputs++ == wanted) read_values(t, out, err);
         free(host);
     }

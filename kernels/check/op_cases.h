@@ -29,7 +29,11 @@ enum op_option {
     IN_PLACE = 256, /* the alias that ops.h allows */
     OUTLIERS = 512, /* a few channels of x are 100 times larger, as in the real model */
     UPSAMPLE = 1024,
-    OFFSET = 2048 /* x has a mean that is large against its spread */
+    OFFSET = 2048, /* x has a mean that is large against its spread */
+    X_E4M3 =
+        4096, /* linear: x and weights are F8_E4M3 with scales in a BF16 run on a device that takes that (device.h); else the
+                      numbers they stand for, which are exact in F32, not in BF16 */
+    Y_E4M3 = 8192 /* adaln: y is F8_E4M3 with scales in a BF16 run on a device that writes that */
 };
 
 struct op_case {

@@ -23,6 +23,12 @@ static inline struct cpu_device *cpu_of(struct device *dev)
     return (struct cpu_device *)dev;
 }
 
+/* Activations stay wider than that on a processor: struct device's e4m3 is 0. */
+static inline enum klein_status cpu_refuses_e4m3(const char *op, struct klein_error *err)
+{
+    return fail(err, KLEIN_E_UNSUPPORTED, "%s: the cpu device takes and gives no activations in F8_E4M3", op);
+}
+
 /* At least `bytes` of scratch, ARENA_ALIGN-aligned, valid until the next op. */
 enum klein_status cpu_scratch(struct cpu_device *cpu, size_t bytes, char **out, struct klein_error *err);
 

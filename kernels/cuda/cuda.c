@@ -155,6 +155,7 @@ static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal,
                     "%s has compute capability %d.%d: klein needs 8.0 (Ampere) or later; use --device cpu",
                     g->name, g->arch / 10, g->arch % 10);
     cuda->base.memory = g->memory;
+    cuda->base.e4m3 = g->arch >= 89;
     TRY(gpu_alloc(g, CUDA_SCRATCH, &cuda->scratch, err));
     for (int i = 0; i < 2; i++) TRY(gpu_event_open(g, 0, &cuda->pace[i], err));
     snprintf(cuda->base.description, sizeof cuda->base.description,

@@ -296,21 +296,27 @@ static int is_quantised(const struct linear_args *a)
     return a->group[0].w.part[0].dtype == DT_F8E4M3;
 }
 
-/* Scratch of a row: x in e4m3 and its scale. */
+/* Scratch of a row: x in e4m3 and its scale, unless it comes like that. */
 static size_t quantised_row(const struct linear_args *a)
 {
-    return (size_t)a->x.cols + sizeof(float);
+    return a->x.dtype == DT_F8E4M3 ? 0 : (size_t)a->x.cols + sizeof(float);
+}
+
+static enum klein_status quantised_args(const struct linear_args *a, struct linear_kernel_args *k,
+                                        struct klein_error *err)
+{
+    if (kernel_args_of(a, k) && a->x.cols % 16 == 0 && vectors_fit(a->x, 16 / (int)dtype_size(a->x.dtype)))
+        return KLEIN_OK;
+    return fail(err, KLEIN_E_UNSUPPORTED,
+                "linear: F8_E4M3 weights: whole, aligned 16 bytes, F32 vectors and heads of %d are needed",
+                FAST_HEAD);
 }
 
 static enum klein_status launch_quantised(struct gpu *g, const struct linear_args *a, void *scratch,
                                           struct klein_error *err)
 {
     struct linear_kernel_args k;
-    if (!kernel_args_of(a, &k) || a->x.cols % 16 || !vectors_fit(a->x, 8))
-        return fail(
-            err, KLEIN_E_UNSUPPORTED,
-            "linear: F8_E4M3 weights: whole, aligned 16 bytes, F32 vectors and heads of %d are needed",
-            FAST_HEAD);
+    TRY(quantised_args(a, &k, err));
     const struct tensor x = tensor_of(scratch, DT_F8E4M3, a->x.rows, a->x.cols),
                         scale = tensor_of(tensor_at(x, x.rows, 0), DT_F32, 1, x.rows);
     TRY(quantise_rows(g, x, scale, a->x, err));
@@ -326,6 +332,12 @@ static enum klein_status launch_e4m3(struct gpu *g, const struct linear_args *a,
     if (g->arch < E4M3_ARCH)
         return fail(err, KLEIN_E_UNSUPPORTED, "linear: FP8 needs sm_89 (Ada) or later; %s is sm_%d", g->name,
                     g->arch);
+    if (a->x.dtype == DT_F8E4M3) {
+        struct linear_kernel_args k;
+        TRY(quantised_args(a, &k, err));
+        k.x = a->x.ptr, k.ldx = a->x.ld, k.x_scale = a->x.scale;
+        return gemm_launch(g, DT_F8E4M3, &k, err);
+    }
     const size_t rows = scratch_bytes / quantised_row(a);
     if (rows >= (size_t)a->x.rows) return launch_quantised(g, a, scratch, err);
     return for_each_band(g, a, rows < TILE ? rows : rows / TILE * TILE, launch_quantised, scratch, err);

@@ -8,7 +8,8 @@
 
 /* Enqueues the op on g's stream; a has passed ops_check_linear, its operands are in g's memory. What the matrix kernels take (act BF16,
  * weights BF16, vectors F32, everything aligned, heads of 128) goes to them, few rows of F32 to linear_rows, all else to linear_simple.
- * Weights of F8_E4M3 (sm_89 and later): x is quantised into the scratch memory, and the e4m3 kernels take the product or nothing does.
+ * Weights of F8_E4M3 (sm_89 and later): x is quantised into the scratch memory unless it comes quantised, and the e4m3 kernels take the
+ * product or nothing does.
  * scratch: linear_scratch(a) bytes of g's memory, 256-byte aligned, free again when the stream has passed the call; with less of it
  * the rows are taken in smaller bands.
  * KLEIN_GEMM in the environment limits the choice of matrix kernels to those that it names, with commas between, for the products that

@@ -6,12 +6,8 @@
 #include "../cuda/gpu.h"
 #include "../ops.h"
 
+/* y F8_E4M3: sm_89 and later; x BF16, at most 4096 wide, aligned. KLEIN_E_UNSUPPORTED otherwise. */
 enum klein_status norm_adaln(struct gpu *g, const struct adaln_args *a, struct klein_error *err);
-
-/* The same, quantised: a->y is F8_E4M3, row_scale F32 [1, rows], and y * row_scale the result; row_scale = largest magnitude of the
- * row / 448. sm_89 and later; x BF16, at most 4096 wide, aligned. KLEIN_E_UNSUPPORTED otherwise. */
-enum klein_status norm_adaln_e4m3(struct gpu *g, const struct adaln_args *a, struct tensor row_scale,
-                                  struct klein_error *err);
 
 enum klein_status norm_rmsnorm(struct gpu *g, const struct rmsnorm_args *a, struct klein_error *err);
 

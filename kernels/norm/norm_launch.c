@@ -1,6 +1,8 @@
 #include "norm.h"
 #include "../pointwise/launch_rows.h"
 
+enum { E4M3_ARCH = 89 };
+
 /* Kernels for rows of up to `width`, ascending. */
 struct row_kernel {
     int width;
@@ -50,8 +52,27 @@ static int modulation_fits(const struct adaln_args *a)
     return 1;
 }
 
+static enum klein_status adaln_e4m3(struct gpu *g, const struct adaln_args *a, struct klein_error *err)
+{
+    struct adaln_kernel_args k = adaln_kernel_args(a);
+    const struct row_kernel *kernel = row_kernel(adaln_kernels, k.cols);
+    if (g->arch < E4M3_ARCH)
+        return fail(err, KLEIN_E_UNSUPPORTED, "adaln: F8_E4M3 needs sm_89 (Ada) or later; %s is sm_%d",
+                    g->name, g->arch);
+    if (!kernel || a->x.dtype != DT_BF16 || !vectors_fit(a->x, 8) || !vectors_fit(a->y, 8) ||
+        !modulation_fits(a))
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "adaln to F8_E4M3: x is %s, rows of %d; needs BF16, a multiple of 8 up to 4096, and "
+                    "aligned operands",
+                    dtype_name(a->x.dtype), k.cols);
+    k.row_scale = a->y.scale;
+    return launch_rows(g, kernel->e4m3, adaln_blocks(&k), ADALN_THREADS,
+                       ADALN_SHARED((unsigned)kernel->width), &k, err);
+}
+
 enum klein_status norm_adaln(struct gpu *g, const struct adaln_args *a, struct klein_error *err)
 {
+    if (a->y.dtype == DT_F8E4M3) return adaln_e4m3(g, a, err);
     struct adaln_kernel_args k = adaln_kernel_args(a);
     int n = a->x.dtype == DT_BF16 ? 8 : 4;
     const struct row_kernel *kernel = row_kernel(adaln_kernels, k.cols);
@@ -59,26 +80,6 @@ enum klein_status norm_adaln(struct gpu *g, const struct adaln_args *a, struct k
         return launch_rows(g, "adaln_any", ((int64_t)k.rows + ADALN_ROWS - 1) / ADALN_ROWS, ADALN_THREADS, 0,
                            &k, err);
     return launch_rows(g, n == 8 ? kernel->bf16 : kernel->f32, adaln_blocks(&k), ADALN_THREADS,
-                       ADALN_SHARED((unsigned)kernel->width), &k, err);
-}
-
-enum klein_status norm_adaln_e4m3(struct gpu *g, const struct adaln_args *a, struct tensor row_scale,
-                                  struct klein_error *err)
-{
-    struct adaln_kernel_args k = adaln_kernel_args(a);
-    const struct row_kernel *kernel = row_kernel(adaln_kernels, k.cols);
-    if (a->x.dtype != DT_BF16 || a->y.dtype != DT_F8E4M3 || row_scale.dtype != DT_F32)
-        return fail(err, KLEIN_E_UNSUPPORTED, "adaln: %s to %s with %s scales; needs BF16, F8_E4M3, F32",
-                    dtype_name(a->x.dtype), dtype_name(a->y.dtype), dtype_name(row_scale.dtype));
-    if (a->y.rows != k.rows || a->y.cols != k.cols || row_scale.cols != k.rows)
-        return fail(err, KLEIN_E_INTERNAL, "adaln: x is %dx%d, y %dx%d with %d scales", k.rows, k.cols,
-                    a->y.rows, a->y.cols, row_scale.cols);
-    if (!kernel || !vectors_fit(a->x, 8) || !vectors_fit(a->y, 8) || !modulation_fits(a))
-        return fail(err, KLEIN_E_UNSUPPORTED,
-                    "adaln to F8_E4M3: rows of %d; needs a multiple of 8 up to 4096, and aligned operands",
-                    k.cols);
-    k.row_scale = row_scale.ptr;
-    return launch_rows(g, kernel->e4m3, adaln_blocks(&k), ADALN_THREADS,
                        ADALN_SHARED((unsigned)kernel->width), &k, err);
 }
 

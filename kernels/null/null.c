@@ -60,6 +60,7 @@ enum klein_status null_open(const struct device_options *options, struct device 
                                  .name = "null",
                                  .description = "computes nothing; checks and counts",
                                  .act = DT_BF16,
+                                 .e4m3 = 1,
                                  .threads = 1,
                                  .close = null_close,
                                  .alloc = null_alloc,

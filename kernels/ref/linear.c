@@ -54,7 +54,8 @@ static void store_qkv(const struct linear_args *a, int i, const real *acc)
 enum klein_status REF(linear)(struct device *dev, const struct linear_args *a, struct klein_error *err)
 {
     int m = a->x.rows, k = a->x.cols, n = weight_rows(&a->group[0].w);
-    enum dtype act = linear_act(a);
+    /* What a quantised x and its weights stand for is not rounded. */
+    enum dtype act = a->x.dtype == DT_F8E4M3 ? DT_F32 : linear_act(a);
     float *x = load_all(a->x, act), *rows = malloc((size_t)dev->threads * (size_t)k * sizeof *rows);
     real *acc = malloc((size_t)n * ROWS * sizeof *acc);
     if (!x || !rows || !acc) {

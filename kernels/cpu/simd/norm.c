@@ -32,6 +32,7 @@ enum klein_status ISA(cpu_rmsnorm)(struct device *dev, const struct rmsnorm_args
 
 enum klein_status ISA(cpu_adaln)(struct device *dev, const struct adaln_args *a, struct klein_error *err)
 {
+    if (a->y.dtype == DT_F8E4M3) return cpu_refuses_e4m3("adaln", err);
     int n = a->x.cols;
 #pragma omp parallel for num_threads(dev->threads)
     for (int i = 0; i < a->x.rows; i++) {

@@ -1,0 +1,361 @@
+/* Op linear with quantised weights on the soft GPU against ref on what the quantised numbers stand for; what it refuses. Networks:
+ * test_fp8.c. The e4m3 kernels by themselves: test_kernels_linear.c, test_kernels_gemm_sm90.c. */
+#include "support/judge.h"
+#include "support/support.h"
+
+#include "../base/hash.h"
+#include "../kernels/cuda/cuda.h"
+#include "../kernels/gemm/linear_launch.h"
+#include "../kernels/gemm/quantise.h"
+#include "../kernels/soft/softgpu.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct klein_error err;
+
+enum { M = 150, K = 208, COLS = 136, HEADS = 2, HD = 128, KEPT = 64 };
+
+/* Two devices and what a call has on them; `host` is what ref computes with. */
+struct bench {
+    struct device *dev, *ref;
+    void *on_device[KEPT], *on_host[KEPT];
+    int devices, hosts;
+    uint64_t seed;
+};
+
+static struct bench bench_open(const char *chip, const char *seed, const char *async)
+{
+    struct bench b = {.seed = 1};
+    struct softgpu_config c;
+    setenv("KLEIN_SOFT_SEED", seed, 1);
+    setenv("KLEIN_SOFT_ASYNC", async, 1);
+    cr_assert(softgpu_config_from_env(&c));
+    snprintf(c.arch, sizeof c.arch, "%s", chip);
+    c.check_races = 1;
+    cr_assert(softgpu_configure(&c));
+    OK(device_open("soft", &(struct device_options){0}, &b.dev, &err));
+    OK(device_open("ref", &(struct device_options){.threads = 1}, &b.ref, &err));
+    return b;
+}
+
+static void forget(struct bench *b)
+{
+    while (b->devices) b->dev->free(b->dev, b->on_device[--b->devices], 0);
+    while (b->hosts) free(b->on_host[--b->hosts]);
+}
+
+static void bench_close(struct bench *b)
+{
+    forget(b);
+    device_close(b->dev);
+    device_close(b->ref);
+}
+
+static struct tensor on_host(struct bench *b, enum dtype type, int rows, int cols)
+{
+    void *p = malloc((size_t)rows * (size_t)cols * dtype_size(type));
+    cr_assert(p && b->hosts < KEPT);
+    b->on_host[b->hosts++] = p;
+    return tensor_of(p, type, rows, cols);
+}
+
+static size_t bytes_of(struct tensor t)
+{
+    return (size_t)t.rows * (size_t)t.cols * dtype_size(t.dtype);
+}
+
+/* A copy of t on the device; memory of 0xff, NaN, if t has none. */
+static struct tensor on_device(struct bench *b, struct tensor t)
+{
+    struct tensor d = t;
+    d.ptr = b->dev->alloc(b->dev, bytes_of(t));
+    cr_assert(d.ptr && b->devices < KEPT);
+    b->on_device[b->devices++] = d.ptr;
+    void *from = t.ptr ? t.ptr : memset(malloc(bytes_of(t)), 0xff, bytes_of(t));
+    OK(b->dev->upload(b->dev, d.ptr, from, bytes_of(t), &err));
+    if (!t.ptr) free(from);
+    return d;
+}
+
+static struct tensor from_device(struct bench *b, struct tensor d)
+{
+    struct tensor t = on_host(b, d.dtype, d.rows, d.cols);
+    OK(b->dev->download(b->dev, t.ptr, d.ptr, bytes_of(t), &err));
+    return t;
+}
+
+static float draw(uint64_t *state) /* most near 0, some large */
+{
+    *state = *state * 6364136223846793005ull + 1442695040888963407ull;
+    const float f = (float)(*state >> 40) * 0x1p-23f - 1;
+    return f * f * f;
+}
+
+static struct tensor numbers(struct bench *b, enum dtype type, int rows, int cols, float about)
+{
+    struct tensor t = on_host(b, type, rows, cols);
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++) tensor_set(t, r, c, about + draw(&b->seed));
+    return t;
+}
+
+/* A quantised matrix, with the scale, on the host. */
+static struct tensor quantised_from_device(struct bench *b, struct tensor d)
+{
+    struct tensor t = from_device(b, d), scale = from_device(b, tensor_of(d.scale, DT_F32, 1, d.rows));
+    t.scale = scale.ptr;
+    return t;
+}
+
+/* x that the kernels will see, by the numbers that it stands for; and as it is on the device. */
+static struct tensor quantised_numbers(struct bench *b, struct tensor x, struct tensor *quantised)
+{
+    struct tensor q = on_device(b, tensor_of(NULL, DT_F8E4M3, x.rows, x.cols)), f,
+                  scale = on_device(b, tensor_of(NULL, DT_F32, 1, x.rows));
+    OK(quantise_rows(gpu_of(b->dev), q, scale, x, &err));
+    q.scale = scale.ptr;
+    *quantised = q;
+    q = quantised_from_device(b, q);
+    f = on_host(b, DT_F32, x.rows, x.cols);
+    for (int r = 0; r < f.rows; r++)
+        for (int c = 0; c < f.cols; c++) tensor_set(f, r, c, tensor_get(q, r, c) * q.scale[r]);
+    return f;
+}
+
+/* Weights of `parts` unequal parts, as the engine places them. */
+static void weights(struct bench *b, int rows, int parts, struct weight *device, struct weight *host)
+{
+    static const enum dtype types[] = {DT_BF16, DT_F32};
+    device->parts = host->parts = parts;
+    for (int i = 0, left = rows; i < parts; i++) {
+        int n = i + 1 < parts ? rows / parts / HD * HD + (rows / parts < HD ? 40 : 0) : left;
+        struct tensor t = numbers(b, types[b->hosts % 2], n, K, 0), q = t;
+        OK(b->dev->place(b->dev, WEIGHT_MATRIX_E4M3, DT_BF16, &q, &err));
+        cr_assert(q.dtype == DT_F8E4M3 && q.scale && q.rows == n && q.cols == K);
+        device->part[i] = q;
+        q = host->part[i] = quantised_from_device(b, q);
+        for (int r = 0; r < n; r++) {
+            float largest = 0;
+            for (int c = 0; c < K; c++) largest = fmaxf(largest, fabsf(tensor_get(t, r, c)));
+            cr_assert(fabsf(q.scale[r] * 448 / largest - 1) < 0x1p-8f, "row %d: scale %g, largest %g", r,
+                      (double)q.scale[r], (double)largest);
+        }
+        left -= n;
+    }
+}
+
+struct form {
+    const char *name;
+    enum linear_epilogue epilogue;
+    enum rope_pairs pairs;
+    int split, parts, bias, y_f32, mlp;
+};
+static const struct form forms[] = {
+    {"plain", LINEAR_PLAIN, 0, 0, 1, 0, 0, 0},
+    {"plain f32, bias, split, parts", LINEAR_PLAIN, 0, 60, 2, 1, 1, 0},
+    {"residual, gate, bias, split", LINEAR_RESIDUAL, 0, 60, 1, 1, 0, 0},
+    {"residual, parts", LINEAR_RESIDUAL, 0, 0, 3, 0, 0, 0},
+    {"swiglu, split", LINEAR_SWIGLU, 0, 22, 1, 0, 0, 0},
+    {"swiglu, parts", LINEAR_SWIGLU, 0, 0, 2, 0, 0, 0},
+    {"qkv, split, parts", LINEAR_QKV, ROPE_INTERLEAVED, 60, 3, 0, 0, 0},
+    {"qkv and mlp", LINEAR_QKV, ROPE_HALF, 0, 1, 0, 0, 1},
+};
+enum { FORMS = sizeof forms / sizeof *forms, OUTPUTS = 4 };
+
+static int weight_rows_of(const struct form *f)
+{
+    return f->epilogue == LINEAR_QKV      ? 3 * HEADS * HD + f->mlp * 2 * COLS
+           : f->epilogue == LINEAR_SWIGLU ? 2 * COLS
+                                          : COLS;
+}
+
+/* An output: F32 on the host, of `type` and full of NaN on the device. */
+static void output(struct bench *b, enum dtype type, int cols, struct tensor *device, struct tensor *host)
+{
+    *device = on_device(b, tensor_of(NULL, type, M, cols));
+    *host = on_host(b, DT_F32, M, cols);
+}
+
+static void both(struct bench *b, struct tensor t, struct tensor *device, struct tensor *host)
+{
+    *device = on_device(b, t);
+    *host = t;
+}
+
+static void add_group(struct bench *b, const struct form *f, int g, struct linear_args *d,
+                      struct linear_args *h)
+{
+    struct linear_group *dg = &d->group[g], *hg = &h->group[g];
+    weights(b, weight_rows_of(f), f->parts, &dg->w, &hg->w);
+    if (f->bias) both(b, numbers(b, DT_F32, 1, COLS, 0), &dg->bias, &hg->bias);
+    if (f->bias && f->epilogue == LINEAR_RESIDUAL)
+        both(b, numbers(b, DT_F32, 1, COLS, 1), &dg->gate, &hg->gate);
+    if (f->epilogue != LINEAR_QKV) return;
+    both(b, numbers(b, DT_F32, 1, HD, 1), &dg->q_norm, &hg->q_norm);
+    both(b, numbers(b, DT_F32, 1, HD, 1), &dg->k_norm, &hg->k_norm);
+}
+
+/* Operands of both devices; returns how many outputs there are. */
+static int make_call(struct bench *b, const struct form *f, struct linear_args *d, struct linear_args *h,
+                     struct tensor *x_e4m3)
+{
+    *d = *h = (struct linear_args){.split = f->split, .epilogue = f->epilogue};
+    d->x = on_device(b, numbers(b, DT_BF16, M, K, 0));
+    h->x = quantised_numbers(b, d->x, x_e4m3);
+    for (int g = 0; g < (f->split ? 2 : 1); g++) add_group(b, f, g, d, h);
+    if (f->epilogue != LINEAR_QKV) {
+        output(b, f->y_f32 ? DT_F32 : DT_BF16, COLS, &d->y, &h->y);
+        if (f->epilogue == LINEAR_RESIDUAL)
+            both(b, numbers(b, DT_BF16, M, COLS, 0), &d->residual, &h->residual);
+        return 1;
+    }
+    output(b, DT_BF16, HEADS * HD, &d->qkv.q, &h->qkv.q);
+    output(b, DT_BF16, HEADS * HD, &d->qkv.k, &h->qkv.k);
+    output(b, DT_BF16, HEADS * HD, &d->qkv.v, &h->qkv.v);
+    if (f->mlp) output(b, DT_BF16, COLS, &d->qkv.mlp, &h->qkv.mlp);
+    both(b, numbers(b, DT_F32, M, HD / 2, 0), &d->qkv.cos, &h->qkv.cos);
+    both(b, numbers(b, DT_F32, M, HD / 2, 0), &d->qkv.sin, &h->qkv.sin);
+    d->qkv.heads = d->qkv.kv_heads = h->qkv.heads = h->qkv.kv_heads = HEADS;
+    d->qkv.head_dim = h->qkv.head_dim = HD;
+    d->qkv.pairs = h->qkv.pairs = f->pairs;
+    d->qkv.eps = h->qkv.eps = 1e-6f;
+    return f->mlp ? 4 : 3;
+}
+
+static struct tensor output_of(const struct linear_args *a, int i)
+{
+    const struct tensor qkv[] = {a->qkv.q, a->qkv.k, a->qkv.v, a->qkv.mlp};
+    return a->epilogue == LINEAR_QKV ? qkv[i] : a->y;
+}
+
+static uint64_t hash_of(struct bench *b, const struct linear_args *a, int outputs)
+{
+    uint64_t hash = 0;
+    for (int i = 0; i < outputs; i++) {
+        struct tensor y = from_device(b, output_of(a, i));
+        hash = hash * 31 + fnv1a(y.ptr, bytes_of(y));
+    }
+    return hash;
+}
+
+/* One rounding to bf16 is at most 2^-9 of the result; sums of f32 and the approximations of exp2 and rsqrt are far finer. */
+static uint64_t check_form(struct bench *b, const struct form *f)
+{
+    struct linear_args d, h;
+    struct tensor x;
+    uint64_t hash = 0;
+    int outputs = make_call(b, f, &d, &h, &x);
+    OK(ops_check_linear(&d, NULL, &err));
+    OK(b->dev->ops->linear(b->dev, &d, &err));
+    OK(b->ref->ops->linear(b->ref, &h, &err));
+    for (int i = 0; i < outputs; i++) {
+        struct tensor y = from_device(b, output_of(&d, i));
+        double l2 = relative_l2(y, output_of(&h, i)), limit = y.dtype == DT_F32 ? 1e-5 : 0x1.03p-9;
+        cr_assert(l2 <= limit, "%s: output %d: relative L2 %g, allowed %g", f->name, i, l2, limit);
+        hash = hash * 31 + fnv1a(y.ptr, bytes_of(y));
+    }
+    /* the same with scratch memory for a tile of rows, then for a few */
+    static const int bands[] = {128, 21};
+    void *scratch = on_device(b, tensor_of(NULL, DT_U8, 128, K + 4)).ptr;
+    for (int band = 0; band < 2 && f->epilogue != LINEAR_RESIDUAL; band++) {
+        OK(linear_launch(gpu_of(b->dev), &d, scratch, (size_t)bands[band] * (K + 4), &err));
+        cr_assert(hash_of(b, &d, outputs) == hash, "%s: bands of %d rows give other bytes", f->name,
+                  bands[band]);
+    }
+    d.x = x;
+    cr_assert(linear_scratch(&d) == 0);
+    OK(ops_check_linear(&d, NULL, &err));
+    OK(linear_launch(gpu_of(b->dev), &d, NULL, 0, &err));
+    cr_assert(hash_of(b, &d, outputs) == hash, "%s: x that comes quantised gives other bytes", f->name);
+    forget(b);
+    return hash;
+}
+
+/* A hash of all results. */
+static uint64_t check_forms(const char *chip, const char *seed, const char *async)
+{
+    struct bench b = bench_open(chip, seed, async);
+    uint64_t hash = 0;
+    for (int i = 0; i < FORMS; i++) hash = hash * 31 + check_form(&b, &forms[i]);
+    bench_close(&b);
+    return hash;
+}
+
+static void check_chip(const char *chip)
+{
+    const uint64_t first = check_forms(chip, "0", "late");
+    cr_assert(check_forms(chip, "5", "random") == first);
+    cr_assert(check_forms(chip, "9", "now") == first);
+}
+
+Test(fp8_linear, sm_89)
+{
+    check_chip("sm_89");
+}
+
+Test(fp8_linear, sm_90a)
+{
+    check_chip("sm_90a");
+}
+
+/* A host device multiplies x as it is by what the weights stand for. */
+Test(fp8_linear, on_the_processor)
+{
+    struct bench b = bench_open("sm_89", "0", "late");
+    struct device *cpu;
+    struct linear_args d, h;
+    struct tensor x;
+    OK(device_open("cpu", &(struct device_options){.threads = 1}, &cpu, &err));
+    for (int i = 0; i < FORMS; i++) {
+        int outputs = make_call(&b, &forms[i], &d, &h, &x);
+        struct linear_args on_cpu = h;
+        struct tensor *const to[] = {&on_cpu.y, &on_cpu.qkv.q, &on_cpu.qkv.k, &on_cpu.qkv.v, &on_cpu.qkv.mlp};
+        for (int o = 0; o < 5; o++)
+            if (to[o]->ptr) *to[o] = on_host(&b, DT_F32, to[o]->rows, to[o]->cols);
+        OK(b.ref->ops->linear(b.ref, &h, &err));
+        OK(cpu->ops->linear(cpu, &on_cpu, &err));
+        on_cpu.x = x;
+        FAILS(cpu->ops->linear(cpu, &on_cpu, &err), KLEIN_E_UNSUPPORTED, "linear: the cpu device");
+        for (int o = 0; o < outputs; o++)
+            cr_assert(relative_l2(output_of(&on_cpu, o), output_of(&h, o)) < 1e-5, "%s", forms[i].name);
+        forget(&b);
+    }
+    device_close(cpu);
+    bench_close(&b);
+}
+
+/* What op linear refuses, and that nothing takes the place of the kernels. */
+Test(fp8_linear, refusals)
+{
+    struct bench b = bench_open("sm_89", "0", "late");
+    struct linear_args d, h, a;
+    struct tensor x;
+    make_call(&b, &forms[1], &d, &h, &x);
+    void *scratch = on_device(&b, tensor_of(NULL, DT_U8, 1, 4096)).ptr;
+    a = d, a.epilogue = LINEAR_SILU;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "LINEAR_SILU");
+    a = d, a.x = on_device(&b, h.x);
+    FAILS(linear_launch(gpu_of(b.dev), &a, scratch, 4096, &err), KLEIN_E_UNSUPPORTED, "F8_E4M3 weights");
+    a = d, a.x = x, a.x.scale = NULL;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "a->x.scale");
+    a = d, a.x = x, a.x.ld = K + 8, a.x.rows = M / 2, a.split = 0;
+    FAILS(linear_launch(gpu_of(b.dev), &a, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "F8_E4M3 weights");
+    a = d, a.group[1].w.part[1].scale = NULL;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "without scales");
+    a = d, a.group[0].w.part[1].dtype = a.group[0].w.part[0].dtype = DT_BF16;
+    a.group[0].w.part[1].scale = a.group[0].w.part[0].scale = NULL;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "needs quantised == groups");
+    FAILS(linear_launch(gpu_of(b.dev), &d, scratch, K + 3, &err), KLEIN_E_INTERNAL, "does not hold one row");
+    a = d, a.x.ld = K + 4, a.x.rows = M / 2, a.split = 0;
+    FAILS(linear_launch(gpu_of(b.dev), &a, scratch, 4096, &err), KLEIN_E_UNSUPPORTED, "F8_E4M3 weights");
+    setenv("KLEIN_GEMM", "linear_simple", 1);
+    FAILS(b.dev->ops->linear(b.dev, &d, &err), KLEIN_E_UNSUPPORTED,
+          "no kernel of linear_simple takes F8_E4M3");
+    setenv("KLEIN_GEMM", "gemm_sm80_linear_64x128_s2", 1);
+    FAILS(b.dev->ops->linear(b.dev, &d, &err), KLEIN_E_UNSUPPORTED, "F8_E4M3");
+    unsetenv("KLEIN_GEMM");
+    OK(b.dev->ops->linear(b.dev, &d, &err));
+    bench_close(&b);
+}
