@@ -1,5 +1,5 @@
 /* access.cpp: shared and global memory as kernels reach them: addresses, bounds, alignment. */
-#include "soft.h"
+#include "driver.h"
 
 void *soft_dynamic_shared(size_t size, size_t align, soft_site site)
 {
@@ -87,6 +87,27 @@ void soft_global(const void *p, int bytes, soft_access access, soft_site site)
         fault(t, CUDA_ERROR_LAUNCH_FAILED,
               "reads global memory before griddepcontrol.wait, and not as data that no kernel writes");
     if (soft_config.count_accesses) count_access(t, (uint64_t)(uintptr_t)p, bytes, true);
+}
+
+/* ---- words that several devices, or the host, use at a time -------------------------------------------------------- */
+
+uint32_t soft_load_acquire(const void *p, soft_site site)
+{
+    soft_global(p, 4, SOFT_READ, site);
+    return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE);
+}
+
+void soft_store_release(void *p, uint32_t value, soft_site site)
+{
+    soft_global(p, 4, SOFT_WRITE, site);
+    __atomic_store_n((uint32_t *)p, value, __ATOMIC_RELEASE);
+    __atomic_fetch_add(&soft_progress, 1, __ATOMIC_RELAXED);
+}
+
+uint32_t soft_atomic_add(void *p, uint32_t value, soft_site site)
+{
+    soft_global(p, 4, SOFT_WRITE, site);
+    return __atomic_fetch_add((uint32_t *)p, value, __ATOMIC_ACQ_REL);
 }
 
 /* ---- ldmatrix, stmatrix (9.7.14.5.15, .16) ---------------------------------------------------------------------- */

@@ -16,7 +16,7 @@ static const struct chip chips[] = {
 
 struct softgpu_config soft_config;
 static bool configured;
-static char report[4096];
+static char report[4096]; /* of threads without a context */
 
 const struct chip *chip_find(const char *arch)
 {
@@ -40,7 +40,8 @@ int softgpu_config_from_env(struct softgpu_config *c)
 {
     memset(c, 0, sizeof *c);
     const char *claim = getenv("KLEIN_SOFT"), *async = getenv("KLEIN_SOFT_ASYNC"),
-               *fp8 = getenv("KLEIN_SOFT_FP8");
+               *fp8 = getenv("KLEIN_SOFT_FP8"), *failing = getenv("KLEIN_SOFT_FAIL");
+    unsigned long long fail_launch = 0;
     const char *colon = claim ? strchr(claim, ':') : NULL;
     if (!claim || !*claim) claim = "sm_90a";
     snprintf(c->arch, sizeof c->arch, "%.*s", colon ? (int)(colon - claim) : 15, claim);
@@ -51,6 +52,13 @@ int softgpu_config_from_env(struct softgpu_config *c)
     c->memory = (uint64_t)number("KLEIN_SOFT_MEMORY", 0) << 20;
     c->check_races = (int)number("KLEIN_SOFT_RACES", 1);
     c->count_accesses = (int)number("KLEIN_SOFT_COUNT", 0);
+    if (failing && *failing && sscanf(failing, "%d:%llu", &c->fail_device, &fail_launch) != 2) {
+        fprintf(stderr, "soft GPU: KLEIN_SOFT_FAIL=%s: device:launch, as in 1:40\n", failing);
+        return 0;
+    }
+    c->fail_launch = fail_launch;
+    c->patience = (int)number("KLEIN_SOFT_PATIENCE", 0);
+    c->no_peers = !number("KLEIN_SOFT_PEERS", 1);
     c->truncate_fp8 = fp8 && !strcmp(fp8, "truncate");
     if (!async || !strcmp(async, "late"))
         c->async = SOFTGPU_LATE;
@@ -82,6 +90,7 @@ int softgpu_configure(const struct softgpu_config *c)
     if (chip_find(c->arch) && c->devices >= 1 && c->devices <= DEVICES_MAX && !(other_machine && retained)) {
         soft_config = *c;
         configured = true;
+        for (struct CUctx_st &x : soft_contexts) x.kernels = 0;
         ok = 1;
     }
     pthread_mutex_unlock(&soft_lock);
@@ -108,28 +117,27 @@ extern "C" SOFT_API CUresult cuInit(unsigned flags)
 
 /* ---- the report ------------------------------------------------------------------------------------------------- */
 
-void set_report(const char *text)
+static char *report_here(void)
 {
-    snprintf(report, sizeof report, "%s", text);
+    struct CUctx_st *c = calling_context();
+    return c ? c->report : report;
 }
 
-void forget_report(void)
+void set_report(int device, const char *text)
 {
-    for (const struct CUctx_st &c : soft_contexts)
-        if (c.sticky) return;
-    report[0] = 0;
+    snprintf(soft_contexts[device].report, sizeof report, "%s", text);
 }
 
 CUresult refuse(CUresult code, const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);
-    vsnprintf(report, sizeof report, format, ap);
+    vsnprintf(report_here(), sizeof report, format, ap);
     va_end(ap);
     return code;
 }
 
 const char *softgpu_report(void)
 {
-    return report;
+    return report_here();
 }

@@ -1,4 +1,5 @@
-/* driver.h: the soft driver's objects. One lock guards them all; kernels run while it is held, so host threads take turns. */
+/* driver.h: the soft driver's objects. One lock guards them all; kernels run while it is held, so host threads take turns. It is given up
+ * where a kernel sleeps: then other host threads run the kernels of their devices. */
 #ifndef KLEIN_SOFT_DRIVER_H
 #define KLEIN_SOFT_DRIVER_H
 
@@ -20,8 +21,14 @@ enum { DEVICES_MAX = 16, CHAIN_MAX = 4 /* dependent launches that overlap */ };
 struct CUctx_st {
     int device, retained;
     bool peers[DEVICES_MAX];
-    CUresult sticky; /* after a fault, every call returns it */
+    CUresult sticky;   /* after a fault, every call returns it */
+    int busy;          /* calls, within each other, that run its work, all of ... */
+    pthread_t busy_by; /* ... this host thread */
+    bool asleep;       /* what it runs sleeps */
+    uint64_t kernels;  /* that it ran */
+    char report[4096]; /* of the last fault or refused call */
 };
+struct CUctx_st *calling_context(void); /* of the calling thread; NULL: none */
 extern struct CUctx_st soft_contexts[DEVICES_MAX];
 
 struct CUmod_st {
@@ -104,8 +111,12 @@ extern pthread_mutex_t soft_lock;
 extern struct CUstream_st *soft_streams;
 extern struct CUevent_st *soft_events;
 
-void forget_report(void); /* of a refused call; that of a fault stays */
-struct guard {            /* every entry that touches the objects */
+extern uint64_t soft_progress;   /* changes whenever something was done that a sleeping kernel may wait for */
+bool let_others_run(int device); /* while its work sleeps; false: nobody did anything for long */
+void done_something(void);       /* wakes who waits */
+void wait_for_others(void);      /* until something was done */
+
+struct guard { /* every entry that touches the objects */
     guard()
     {
         pthread_mutex_lock(&soft_lock);
@@ -119,7 +130,7 @@ struct guard {            /* every entry that touches the objects */
 
 CUresult refuse(CUresult code, const char *format, ...)
     __attribute__((format(printf, 2, 3))); /* sets the report */
-void set_report(const char *text);
+void set_report(int device, const char *text);
 CUresult
 current(struct CUctx_st **context); /* the calling thread's context, or an error; checks sticky faults */
 CUresult forbid_during_capture(const char *call);

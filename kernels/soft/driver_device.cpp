@@ -7,6 +7,11 @@ pthread_mutex_t soft_lock = PTHREAD_MUTEX_INITIALIZER;
 struct CUctx_st soft_contexts[DEVICES_MAX];
 static thread_local struct CUctx_st *mine;
 
+struct CUctx_st *calling_context(void)
+{
+    return mine;
+}
+
 CUresult current(struct CUctx_st **context)
 {
     *context = mine;
@@ -188,7 +193,7 @@ ENTRY cuDeviceCanAccessPeer(int *can, CUdevice device, CUdevice peer)
 {
     CUresult r = check_device(device);
     if (r == CUDA_SUCCESS) r = check_device(peer);
-    *can = r == CUDA_SUCCESS && device != peer;
+    *can = r == CUDA_SUCCESS && device != peer && !soft_config.no_peers;
     return r;
 }
 

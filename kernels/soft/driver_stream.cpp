@@ -127,17 +127,24 @@ static CUresult stream_discard(struct CUstream_st *s)
 
 static CUresult stream_step(struct CUstream_st *s)
 {
-    if (soft_contexts[s->device].sticky) return stream_discard(s);
+    struct CUctx_st *c = &soft_contexts[s->device];
+    while (c->busy && !pthread_equal(c->busy_by, pthread_self())) wait_for_others();
+    if (c->sticky) return stream_discard(s);
+    if (!s->first) return CUDA_SUCCESS; /* that other thread did it */
     struct task *tasks[CHAIN_MAX];
     int n = 0, done = 0;
     for (struct task *t = s->first; t && n < CHAIN_MAX; t = t->next) tasks[n++] = t;
+    c->busy++;
+    c->busy_by = pthread_self();
     CUresult r = task_run(tasks, n, s->device, &done);
+    c->busy--;
     for (int i = 0; i < done; i++) {
         struct task *t = s->first;
         s->first = t->next;
         if (!s->first) s->last = &s->first;
         task_free(t);
     }
+    done_something();
     return r;
 }
 
@@ -152,12 +159,12 @@ CUresult stream_drain(struct CUstream_st *s)
 
 CUresult streams_drain(int device)
 {
-    CUresult result = CUDA_SUCCESS;
-    for (struct CUstream_st *s = soft_streams; s; s = s->next) {
-        CUresult r = s->device == device ? stream_drain(s) : CUDA_SUCCESS;
-        if (result == CUDA_SUCCESS) result = r;
+    for (struct CUstream_st *s = soft_streams; s;) {
+        bool has_work = s->device == device && s->first;
+        if (has_work) stream_drain(s);
+        s = has_work ? soft_streams : s->next; /* meanwhile there may be other streams */
     }
-    return result;
+    return soft_contexts[device].sticky;
 }
 
 static uint64_t host_random(void)
@@ -210,8 +217,9 @@ CUresult task_push(struct CUstream_st *s, const struct task *model)
     s->last = &t->next;
     if (soft_config.async == SOFTGPU_NOW) return stream_drain(s);
     if (soft_config.async == SOFTGPU_RANDOM)
-        for (struct CUstream_st *i = soft_streams; i; i = i->next)
-            if (i->first && host_random() % 4 == 0)
+        for (struct CUstream_st *i = soft_streams; i;
+             i = i->next) /* of another device: it may wait for this thread */
+            if (i->device == s->device && i->first && host_random() % 4 == 0)
                 stream_step(i); /* a fault is sticky: the next call reports it */
     return CUDA_SUCCESS;
 }

@@ -57,6 +57,12 @@ SOFT_API uint32_t soft_shfl(uint32_t value, soft_shuffle kind, int argument, sof
 SOFT_API uint32_t soft_ballot(bool predicate, soft_site site);
 [[noreturn]] SOFT_API void soft_trap(soft_site site);
 
+/* Between devices. A thread that polls memory sleeps between its looks: then other threads, and other devices, get their turn. */
+SOFT_API void soft_sleep(soft_site site);
+SOFT_API uint32_t soft_load_acquire(const void *p, soft_site site);
+SOFT_API void soft_store_release(void *p, uint32_t value, soft_site site);
+SOFT_API uint32_t soft_atomic_add(void *p, uint32_t value, soft_site site);
+
 /* sm_80: asynchronous copies of 16 bytes, matrix loads, tensor cores. */
 SOFT_API void soft_cp_async(uint32_t to, const void *from, int bytes, soft_site site);
 SOFT_API void soft_cp_async_commit(void);

@@ -303,7 +303,6 @@ struct slot *slot_new(void)
 {
     struct slot *s = (struct slot *)map_pages(sizeof *s);
     s->stacks = map_pages((size_t)THREADS_MAX * STACK);
-    for (int i = 0; i < THREADS_MAX; i++) mprotect(s->stacks + (size_t)i * STACK, PAGE, PROT_NONE);
     char *window = map_pages(WINDOW + 3 * PAGE);
     s->window = (char *)(((uintptr_t)window + PAGE - 1) & ~(uintptr_t)(PAGE - 1));
     mprotect(s->window + WINDOW, PAGE, PROT_NONE);
@@ -314,6 +313,13 @@ struct slot *slot_new(void)
     s->block = (struct block *)map_pages(sizeof(struct block));
     s->block->slot = s;
     return s;
+}
+
+/* As many as were needed: a process may have only so many mappings. */
+static void guard_stacks(struct slot *s, int threads)
+{
+    for (; s->guarded < threads; s->guarded++)
+        mprotect(s->stacks + (size_t)s->guarded * STACK, PAGE, PROT_NONE);
 }
 
 static void thread_main(void)
@@ -345,6 +351,7 @@ struct block *block_start(struct slot *s, struct grid *g, uint64_t index)
 {
     struct block *b = s->block;
     bool abandoned = b->outcome != BLOCK_DONE;
+    guard_stacks(s, (int)g->threads);
     memset(b, 0, sizeof *b);
     b->slot = s;
     b->grid = g;
@@ -398,6 +405,19 @@ struct block *block_start(struct slot *s, struct grid *g, uint64_t index)
     return b;
 }
 
+void wake_all(struct block *b, enum wait from)
+{
+    for (int i = 0; i < b->threads; i++)
+        if (b->thread[i].wait == from) wake(b, i / LANES, 1u << i % LANES);
+}
+
+void block_deadlock(struct block *b, const char *why)
+{
+    char waiters[3000];
+    describe_waiters(b, waiters, sizeof waiters);
+    block_fault(b, CUDA_ERROR_LAUNCH_TIMEOUT, "deadlock: %s\n%s", why, waiters);
+}
+
 enum outcome block_run(struct block *b)
 {
     b->outcome = BLOCK_STALLED;
@@ -413,13 +433,11 @@ enum outcome block_run(struct block *b)
     }
     if (b->outcome == BLOCK_FAULT) return b->outcome;
     if (b->live) {
-        if (!b->grid->released)
-            for (int i = 0; i < b->threads; i++)
-                if (b->thread[i].wait == WAIT_GRID) return BLOCK_STALLED;
-        char waiters[3000];
-        describe_waiters(b, waiters, sizeof waiters);
-        block_fault(b, CUDA_ERROR_LAUNCH_TIMEOUT,
-                    "deadlock: no thread can go on and nothing is under way\n%s", waiters);
+        for (int i = 0; i < b->threads; i++) {
+            if (b->thread[i].wait == WAIT_GRID && !b->grid->released) return BLOCK_STALLED;
+            if (b->thread[i].wait == WAIT_SLEEP) return b->outcome = BLOCK_ASLEEP;
+        }
+        block_deadlock(b, "no thread can go on and nothing is under way");
         return BLOCK_FAULT;
     }
     return b->outcome = BLOCK_DONE;

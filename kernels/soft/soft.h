@@ -31,7 +31,17 @@ struct block;
 struct warp;
 
 /* What a parked fiber waits for. */
-enum wait { RUNNING, WAIT_WARP, WAIT_GROUP, WAIT_BARRIER, WAIT_MBAR, WAIT_REGISTERS, WAIT_GRID, EXITED };
+enum wait {
+    RUNNING,
+    WAIT_WARP,
+    WAIT_GROUP,
+    WAIT_BARRIER,
+    WAIT_MBAR,
+    WAIT_REGISTERS,
+    WAIT_GRID,
+    WAIT_SLEEP,
+    EXITED
+};
 
 /* One 16-byte cp.async on its way; `group` counts the thread's commits. */
 struct copy16 {
@@ -119,7 +129,8 @@ struct products; /* wgmma.cpp */
 struct unpacked; /* tensor_core.cpp */
 
 struct slot {
-    char *stacks; /* of MAX_THREADS fibers */
+    char *stacks; /* of MAX_THREADS fibers, ... */
+    int guarded;  /* ... so many with an inaccessible page at the end */
     char *window; /* shared memory, WINDOW bytes */
     struct thread *threads;
     struct copy16 *copies;
@@ -132,7 +143,7 @@ struct slot {
     struct block *block; /* reused */
 };
 
-enum outcome { BLOCK_DONE, BLOCK_STALLED, BLOCK_FAULT };
+enum outcome { BLOCK_DONE, BLOCK_STALLED, BLOCK_ASLEEP, BLOCK_FAULT };
 
 struct block {
     struct grid *grid;
@@ -174,6 +185,7 @@ struct grid {
     uint64_t number; /* launches so far: part of the seed */
     bool dependent;  /* launched with the programmatic attribute */
     bool released;   /* what it depends on is complete */
+    bool given_up;   /* it slept for too long */
     pthread_mutex_t lock;
     CUresult result;
     char report[4096];
@@ -194,7 +206,10 @@ void yield_randomly(struct thread *t);
 void enter(struct thread *t, const char *op, soft_site site); /* every primitive starts with it */
 [[noreturn]] __attribute__((format(printf, 3, 4))) void fault(struct thread *t, CUresult code,
                                                               const char *format, ...);
-enum outcome block_run(struct block *b); /* until it ended or all threads wait for the grid before */
+/* Until it ended, or all threads wait for the grid before (stalled), or those that could go on sleep (asleep). */
+enum outcome block_run(struct block *b);
+void wake_all(struct block *b, enum wait from); /* who waits so goes on at the next block_run */
+void block_deadlock(struct block *b, const char *why);
 struct block *block_start(struct slot *s, struct grid *g, uint64_t index);
 void block_finish(struct block *b);
 struct slot *slot_new(void);

@@ -10,6 +10,9 @@
  *   KLEIN_SOFT_RACES=0         no race check of shared memory (faster)
  *   KLEIN_SOFT_COUNT=1         count bank conflicts and global sectors too (slower)
  *   KLEIN_SOFT_ISA=avx2        no wider instructions on the host than these (avx512, avx2, base)
+ *   KLEIN_SOFT_PEERS=0         devices do not reach each other's memory
+ *   KLEIN_SOFT_PATIENCE=30     seconds that a kernel may sleep while nothing else happens
+ *   KLEIN_SOFT_FAIL=1:40       the 40th kernel that device 1 runs fails
  *   KLEIN_SOFT_FP8=truncate    FP8 sums keep 13 fraction bits and truncate, as measured on Hopper; default: f32 */
 #ifndef KLEIN_SOFTGPU_H
 #define KLEIN_SOFTGPU_H
@@ -32,6 +35,10 @@ struct softgpu_config {
     int threads;     /* host threads; 0: all that the process may use */
     uint64_t memory; /* bytes per device; 0: the chip's */
     int check_races, count_accesses, truncate_fp8;
+    int fail_device; /* the fail_launch-th kernel that it runs from now on fails; fail_launch 0: none */
+    uint64_t fail_launch;
+    int patience; /* seconds; 0: 30 */
+    int no_peers;
 };
 
 /* The settings of the environment; 0 if it names an unknown chip or mode (then also a line on stderr). */

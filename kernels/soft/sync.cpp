@@ -97,6 +97,12 @@ uint32_t soft_ballot(bool predicate, soft_site site)
     return value;
 }
 
+void soft_sleep(soft_site site)
+{
+    enter(self_thread(), "nanosleep", site);
+    park(self_thread(), WAIT_SLEEP);
+}
+
 void soft_trap(soft_site site)
 {
     struct thread *t = self_thread();
@@ -316,6 +322,8 @@ void describe_waiters(struct block *b, char *out, size_t size)
         else if (t->wait == WAIT_BARRIER)
             n += (size_t)snprintf(out + n, size - n, "barrier %u: %d of %d threads arrived", t->wait_address,
                                   bar->arrived, bar->expected);
+        else if (t->wait == WAIT_SLEEP)
+            n += (size_t)snprintf(out + n, size - n, "asleep, until memory changes");
         else if (t->wait == WAIT_REGISTERS)
             n += (size_t)snprintf(out + n, size - n,
                                   "setmaxnreg.inc to %u: %d registers are free in the block", t->wait_address,
