@@ -46,6 +46,11 @@ enum klein_status device_open(const char *name, const struct device_options *opt
     return fail(err, KLEIN_E_NO_DEVICE, "device \"%s\" does not exist; this build has: %s", name, known);
 }
 
+enum klein_status device_bind(struct device *dev, struct klein_error *err)
+{
+    return dev->bind ? dev->bind(dev, err) : KLEIN_OK;
+}
+
 void device_close(struct device *dev)
 {
     if (dev) dev->close(dev);

@@ -25,10 +25,22 @@ struct device_graphs {
     enum klein_status (*pace)(struct device *dev, struct klein_error *err);
 };
 
+/* Devices of one kind that work on a request together. Each is used by a host thread of its own, but for join and stop. */
+struct device_exchange {
+    /* Makes devices[i] number i of a group, until they are closed; once, before they exchange. KLEIN_E_UNSUPPORTED if they cannot. */
+    enum klein_status (*join)(struct device *const *devices, int n, struct klein_error *err);
+    /* Before a request, on each of them while none computes: where device i's arena is. */
+    enum klein_status (*begin)(struct device *dev, void *const *arenas, struct klein_error *err);
+    enum klein_status (*rows)(struct device *dev, const struct exchange_args *a, struct klein_error *err);
+    /* A device of the group failed: exchanges end without having exchanged, also those to come, until begin. From any thread. */
+    void (*stop)(struct device *dev);
+};
+
 /* Base of every backend's own struct (which has it as its first member). */
 struct device {
     const struct op_table *ops;
     const char *name;      /* "cpu" */
+    int number;            /* of several of its kind: the N of "cuda:N" */
     char description[128]; /* "AMD EPYC, 2 threads, AVX-512 BF16" */
     enum dtype act;        /* fastest activation dtype it supports: what --dtype auto takes */
     int computes;          /* 0: the null device; nothing may read its memory */
@@ -53,7 +65,10 @@ struct device {
      * that they expect, until the device is closed. NULL: ops take weights where they are, and quantise none. */
     enum klein_status (*place)(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
                                struct klein_error *err);
-    const struct device_graphs *graphs; /* NULL: ops run at once, there is nothing to gain */
+    /* Makes the calling thread the one that uses the device, which its first one is already. NULL: any may. */
+    enum klein_status (*bind)(struct device *dev, struct klein_error *err);
+    const struct device_exchange *exchange; /* NULL: works alone */
+    const struct device_graphs *graphs;     /* NULL: ops run at once, there is nothing to gain */
     /* Devices whose ops return before they are done (else NULL): waits for all of them; notes the time in the order of the ops, as number
      * i < DEVICE_MARKS; the seconds between two marks, once both were waited for (-1: one was never made). */
     enum klein_status (*wait)(struct device *dev, struct klein_error *err);
@@ -66,6 +81,7 @@ struct device {
 enum klein_status device_open(const char *name, const struct device_options *options, struct device **out,
                               struct klein_error *err);
 void device_close(struct device *dev); /* NULL allowed */
+enum klein_status device_bind(struct device *dev, struct klein_error *err);
 
 /* Row i of the list of backends this build has, for `klein devices`; NULL past the end. */
 const char *device_backend(int i);

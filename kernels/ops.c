@@ -9,7 +9,7 @@ const char *op_name(enum op_id op)
         KLEIN_OPS(X)
 #undef X
     };
-    return (unsigned)op < OP_COUNT ? names[op] : "?";
+    return (unsigned)op < OP_COUNT ? names[op] : op == OP_exchange ? "exchange" : "?";
 }
 
 /* Sets of dtypes that an operand may have. */
@@ -397,5 +397,42 @@ enum klein_status ops_check_from_u8(const struct from_u8_args *a, struct op_cost
     NEED(a->x, U8, ANY, 3);
     NEED(a->y, ACT, a->x.rows, 3);
     COST(cost, 0, bytes_of(a->x) + bytes_of(a->y), "%dx3", a->x.rows);
+    return KLEIN_OK;
+}
+
+/* Only what goes to other devices counts: it is what takes time. */
+enum klein_status ops_check_exchange(const struct exchange_args *a, struct op_cost *cost,
+                                     struct klein_error *err)
+{
+    const char *op = "exchange";
+    double sent = 0;
+    int rows = 0, cols = 0;
+    RULE(a->size >= 1 && a->size <= GROUP_MAX && a->rank >= 0 && a->rank < a->size);
+    RULE(a->tensors >= 1 && a->tensors <= EXCHANGE_OPERANDS);
+    const int element = (int)dtype_size(a->from[0].dtype);
+    for (int t = 0; t < a->tensors; t++) {
+        NEED(a->from[t], ACT, ANY, ANY);
+        NEED(a->to[t], ACT, ANY, ANY);
+        SAME_TYPE(a->from[t], a->to[t]);
+        SAME_TYPE(a->from[t], a->from[0]);
+        RULE((uintptr_t)a->from[t].ptr % 16 == 0 && (uintptr_t)a->to[t].ptr % 16 == 0);
+        RULE(a->from[t].ld * element % 16 == 0 && a->to[t].ld * element % 16 == 0);
+    }
+    for (int i = 0; i < a->size; i++) {
+        const struct exchange_way *w = &a->way[i];
+        RULE(w->from_col * element % 16 == 0 && w->to_col * element % 16 == 0 && w->cols * element % 16 == 0);
+        for (int t = 0; t < a->tensors; t++)
+            RULE(w->from_col + w->cols <= a->from[t].cols && w->to_col + w->cols <= a->to[t].cols);
+        for (int s = 0; s < EXCHANGE_PARTS; s++) {
+            for (int t = 0; t < a->tensors && i == a->rank; t++)
+                RULE(!w->span[s].rows || (w->span[s].from + w->span[s].rows <= a->from[t].rows &&
+                                          w->span[s].to + w->span[s].rows <= a->to[t].rows));
+            if (i == a->rank) continue;
+            rows += w->span[s].rows;
+            cols = w->cols;
+            sent += (double)w->span[s].rows * w->cols * element * a->tensors;
+        }
+    }
+    COST(cost, 0, sent, "%dx%dx%d to %d", a->tensors, rows, cols, a->size - 1);
     return KLEIN_OK;
 }

@@ -215,7 +215,8 @@ enum op_id {
 #define X(op, args) OP_##op,
     KLEIN_OPS(X)
 #undef X
-        OP_COUNT
+        OP_COUNT,
+    OP_exchange /* not in the table: struct device_exchange of device.h */
 };
 const char *op_name(enum op_id op); /* "linear" */
 
@@ -225,6 +226,27 @@ struct op_table {
     KLEIN_OPS(X)
 #undef X
 };
+
+/* Rows to the devices of a group, and theirs here. For each device i of the group, columns [from_col, from_col + cols) of the rows of each
+ * span go from every from[t] to columns to_col.. and the span's rows of what device i has at the place of to[t] in its own arena, so arenas
+ * are laid out alike. When the op is done, what the others sent is here too. Then may be written what was read before the exchange
+ * *before* this one; with `ready` what was read before this one, at the price of waiting twice.
+ * All tensors of a dtype; rows, columns and places are multiples of 16 bytes. */
+enum { GROUP_MAX = 8, EXCHANGE_OPERANDS = 3, EXCHANGE_PARTS = 3 };
+struct exchange_args {
+    int size, rank; /* of the group; this device's number */
+    int tensors, ready;
+    struct tensor to[EXCHANGE_OPERANDS], from[EXCHANGE_OPERANDS];
+    struct exchange_way {
+        int from_col, to_col, cols;
+        struct exchange_span {
+            int from, to, rows; /* rows 0: nothing */
+        } span[EXCHANGE_PARTS];
+    } way[GROUP_MAX];
+};
+struct op_cost;
+enum klein_status ops_check_exchange(const struct exchange_args *a, struct op_cost *cost,
+                                     struct klein_error *err);
 
 /* What one call costs: 2 FLOP per multiply-add of matrix products, convolutions and attention (the full
  * square, whatever causal and keys leave out), elementwise work ignored; bytes = operands read once +

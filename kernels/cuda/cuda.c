@@ -1,5 +1,6 @@
 #include "cuda.h"
 #include "../backend.h"
+#include "../group/exchange_launch.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -106,6 +107,11 @@ static double cuda_between(struct device *dev, int from, int to)
     return (double)milliseconds / 1e3;
 }
 
+static enum klein_status cuda_bind(struct device *dev, struct klein_error *err)
+{
+    return gpu_bind(gpu_of(dev), err);
+}
+
 const struct device_graphs cuda_graphs = {
     .begin = graph_begin, .end = graph_end, .launch = graph_launch, .free = graph_free, .pace = pace};
 
@@ -114,7 +120,10 @@ const struct device_graphs cuda_graphs = {
 static void cuda_close(struct device *dev)
 {
     struct cuda_device *cuda = (struct cuda_device *)dev;
-    if (cuda->gpu) {
+    struct klein_error none = {0};
+    if (cuda->gpu && cuda->gpu->context) {
+        gpu_bind(cuda->gpu, &none);
+        exchange_leave(cuda);
         cuda_unplace(cuda);
         gpu_free(cuda->gpu, cuda->scratch);
         for (int i = 0; i < 2; i++)
@@ -171,6 +180,7 @@ enum klein_status cuda_open(const struct device_options *options, int soft, int 
     if (!cuda) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a GPU device");
     cuda->base = (struct device){.ops = &cuda_ops,
                                  .name = soft ? "soft" : "cuda",
+                                 .number = ordinal,
                                  .act = DT_BF16,
                                  .computes = 1,
                                  .threads = 1,
@@ -184,6 +194,8 @@ enum klein_status cuda_open(const struct device_options *options, int soft, int 
                                  .wait = cuda_wait,
                                  .mark = cuda_mark,
                                  .between = cuda_between,
+                                 .bind = cuda_bind,
+                                 .exchange = &cuda_exchange,
                                  .graphs = &cuda_graphs};
     enum klein_status status = set_up(cuda, soft, ordinal, err);
     if (status != KLEIN_OK) {

@@ -17,6 +17,11 @@ struct cuda_device {
     CUevent pace[2]; /* the ends of the last two calls of graphs->pace */
     int paces;
     CUevent marks[DEVICE_MARKS]; /* NULL: not made */
+    struct {                     /* group/exchange_launch.c; size 0: works alone */
+        int size, rank, owns_stop;
+        struct exchange_state *state[EXCHANGE_DEVICES]; /* in each device's memory */
+        uint32_t *stop;
+    } group;
 };
 /* Bounds what an op may need beside its operands, whatever their size; the ops that need any work in bands. */
 #define CUDA_SCRATCH ((size_t)64 << 20)

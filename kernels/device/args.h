@@ -329,6 +329,35 @@ struct patch_kernel_args {
     float eps;
 };
 
+/* group/exchange.cu, exchange (ops.h): rows to the devices of a group, then a wait until theirs are here. Blocks: any number by ways x
+ * tensors. Everything is a multiple of 16 bytes and aligned so. What differs between two requests is in device memory (state), so a graph
+ * can be replayed. Exchanges are counted: device i has done its part of number s, and what it wrote is here, when done[i] reaches s. */
+enum { EXCHANGE_THREADS = 256, EXCHANGE_DEVICES = 8, EXCHANGE_TENSORS = 3, EXCHANGE_SPANS = 3 };
+struct exchange_state {
+    char *arena[EXCHANGE_DEVICES];                  /* of each device */
+    struct exchange_state *state[EXCHANGE_DEVICES]; /* this struct of each device */
+    const uint32_t *stop;                           /* not 0: nobody waits any more; the host's memory */
+    uint32_t number;                                /* of the last exchange that ended here */
+    uint32_t blocks;                                /* of the one that runs: that have done their part */
+    uint32_t ready[EXCHANGE_DEVICES],
+        done[EXCHANGE_DEVICES]; /* written by the other devices: the number of their exchange */
+};
+struct exchange_kernel_args {
+    struct exchange_state *state;
+    int size, rank, tensors, ready; /* ready: first wait until all have come here */
+    struct {
+        const char *from;
+        char *to;             /* in this device's arena; the other's place is as far into its own */
+        int64_t ldfrom, ldto; /* bytes */
+    } tensor[EXCHANGE_TENSORS];
+    struct {
+        int from_byte, to_byte, bytes; /* of a row */
+        struct {
+            int from, to, rows;
+        } span[EXCHANGE_SPANS];
+    } way[EXCHANGE_DEVICES];
+};
+
 /* pointwise/timestep: y[s, k], y[s, half + k] = cos, sin of t[s] * 1000 * 10000^(-k / half); a thread per s and k. */
 enum { TIMESTEP_THREADS = 128 };
 struct timestep_kernel_args {

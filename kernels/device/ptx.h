@@ -2,6 +2,7 @@
 #ifndef KLEIN_DEVICE_PTX_H
 #define KLEIN_DEVICE_PTX_H
 
+#include "ptx_peer.h"
 #include "ptx_sm80.h"
 #include "ptx_sm90.h"
 #include "ptx_wgmma.h"
