@@ -72,10 +72,10 @@ enum klein_status cache_take_memory(struct plan_cache *c, struct device *dev, st
     return KLEIN_OK;
 }
 
-void cache_trim(struct plan_cache *c, struct device *dev, struct cached_plan *last)
+void cache_trim(struct plan_cache *c, struct device *dev)
 {
     if (!dev->graphs) {
-        release_memory(dev, last);
+        for (int i = 0; i < c->plans; i++) release_memory(dev, c->plan[i]);
         return;
     }
     size_t held = 0;

@@ -40,7 +40,7 @@ struct cached_plan *cache_add(struct plan_cache *c, struct device *dev, const st
 enum klein_status cache_take_memory(struct plan_cache *c, struct device *dev, struct cached_plan *p,
                                     struct klein_error *err);
 /* After the request: what is beyond the budget goes, on devices without graphs all memory. The device is idle. */
-void cache_trim(struct plan_cache *c, struct device *dev, struct cached_plan *last);
+void cache_trim(struct plan_cache *c, struct device *dev);
 void cache_close(struct plan_cache *c, struct device *dev);
 
 #endif

@@ -15,6 +15,9 @@ struct klein {
     enum dtype act;
     int fp8; /* the transformer's blocks multiply in FP8 */
     struct plan_cache plans;
+    struct group *group;         /* of contexts that work together (group.h); NULL: alone */
+    int rank;                    /* in the group */
+    struct share tokens, passes; /* what it computes of a picture */
 };
 
 /* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on
@@ -30,6 +33,7 @@ enum klein_status context_generate(struct klein *k, const struct klein_request *
                                    op_observer *observer, void *observer_user, struct klein_result *result,
                                    struct klein_error *err);
 
+struct settled;
 /* A request's work without doing it, on the null device. References: only width and height are read. */
 struct plan_op {
     enum klein_stage stage;
@@ -49,6 +53,13 @@ struct plan {
 };
 enum klein_status plan_make(const struct model_config *config, enum dtype act,
                             const struct klein_request *request, struct plan *out, struct klein_error *err);
+/* Of the first device of several: its share of the tokens, or of the passes. */
+enum klein_status plan_make_share(const struct model_config *config, enum dtype act,
+                                  const struct klein_request *request, struct share tokens,
+                                  struct share passes, struct plan *out, struct klein_error *err);
+/* Whether a request can be shared out so: KLEIN_E_USAGE if not, saying what can. */
+enum klein_status share_check(const struct model_config *config, const struct settled *s, struct share tokens,
+                              struct share passes, struct klein_error *err);
 void plan_free(struct plan *p);
 /* Predicted, not measured: seconds of one call of o (predict.h). e4m3: the blocks' products of the denoiser are in e4m3. */
 double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3);

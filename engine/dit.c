@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 /* --- weights ------------------------------------------------------------------------------------------- */
 
@@ -110,16 +111,60 @@ static void prepare_modulation(struct run *r, const struct dit *m, struct dit_re
     arena_release(r->arena, r->end, mark);
 }
 
+struct dit_rows dit_rows_of(struct share tokens, int rank, int n_text, int n_target, int n_references)
+{
+    const int all[DIT_PARTS] = {n_text, n_target, n_references};
+    struct dit_rows rows;
+    for (int i = 0; i < DIT_PARTS; i++) {
+        rows.first[i] = share_first(tokens, rank, all[i]);
+        rows.n[i] = share_first(tokens, rank + 1, all[i]) - rows.first[i];
+    }
+    return rows;
+}
+
+static struct dit_rows rows_of(const struct run *r, const struct dit_request *q, int rank)
+{
+    return dit_rows_of(r->tokens, rank, q->n_text, q->n_target, q->n_tokens - q->n_text - q->n_target);
+}
+
+static int rows_in_all(struct dit_rows rows)
+{
+    return rows.n[DIT_TEXT] + rows.n[DIT_TARGET] + rows.n[DIT_REFERENCES];
+}
+
+/* How many rows a device needs room for: so many that all have the same. */
+static int rows_room(struct share tokens, int n_text, int n_target, int n_references)
+{
+    return share_most(tokens, n_text) + share_most(tokens, n_target) + share_most(tokens, n_references);
+}
+
+/* The part of a span of tokens that is in [first, first + n), counted from the span's first token. */
+static struct rope_span part_of_span(struct rope_span span, int first, int n)
+{
+    int all = span.rows * span.cols, end = first + n;
+    span.first = first < 0 ? 0 : first > all ? all : first;
+    end = end < span.first ? span.first : end > all ? all : end;
+    span.n = end - span.first;
+    return span;
+}
+
 struct rope dit_rope(struct run *r, const struct dit *m, int n_text, struct dit_image target,
                      const struct dit_image *references, int n_references)
 {
     struct rope_span spans[DIT_MAX_SPANS] = {{.rows = 1, .cols = n_text, .text = 1},
                                              {.rows = target.rows, .cols = target.cols}};
+    int n_target = target.rows * target.cols, tokens = 0;
     CHECK(n_references + 2 <= DIT_MAX_SPANS);
-    for (int k = 0; k < n_references; k++)
-        spans[2 + k] =
-            (struct rope_span){.t = 10 + 10 * k, .rows = references[k].rows, .cols = references[k].cols};
-    return rope_4d(r, spans, 2 + n_references, m->cfg->rope_axes, m->cfg->rope_theta);
+    for (int k = 0; k < n_references; k++) tokens += references[k].rows * references[k].cols;
+    struct dit_rows own = dit_rows_of(r->tokens, r->tokens.rank, n_text, n_target, tokens);
+    for (int i = DIT_TEXT; i <= DIT_TARGET; i++) spans[i] = part_of_span(spans[i], own.first[i], own.n[i]);
+    for (int k = 0, first = own.first[DIT_REFERENCES]; k < n_references; k++) {
+        struct rope_span all = {.t = 10 + 10 * k, .rows = references[k].rows, .cols = references[k].cols};
+        spans[2 + k] = part_of_span(all, first, own.n[DIT_REFERENCES]);
+        first -= all.rows * all.cols;
+    }
+    return rope_4d(r, spans, 2 + n_references, rows_room(r->tokens, n_text, n_target, tokens),
+                   m->cfg->rope_axes, m->cfg->rope_theta);
 }
 
 void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, struct tensor ctx,
@@ -127,7 +172,8 @@ void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, stru
                  int n_references, struct tensor sigmas)
 {
     *q = (struct dit_request){.n_text = ctx.rows, .n_target = target.rows * target.cols, .rope = rope};
-    q->n_tokens = rope.cos.rows;
+    q->n_tokens = q->n_text + q->n_target;
+    for (int k = 0; k < n_references; k++) q->n_tokens += references[k].rows * references[k].cols;
     prepare_modulation(r, m, q, sigmas);
 
     q->references = run_tensor(r, r->act, q->n_tokens - q->n_text - q->n_target, m->cfg->width);
@@ -153,23 +199,74 @@ struct dit_request dit_with_text(struct run *r, const struct dit *m, const struc
 
 /* --- one step ------------------------------------------------------------------------------------------ */
 
-/* Buffers of a forward pass, [n_tokens, ...] act. */
+/* Buffers of a forward pass, [own tokens, ...] act. */
 struct state {
     struct tensor z, h; /* residual stream, normalised input: D */
-    struct tensor q, k, v;
+    struct tensor qkv[3];
     struct tensor om; /* D + mlp: what the attention (first D columns) and the MLP (the others) computed */
+    /* With several devices, of all tokens and the own heads: q, k, v, o. */
+    struct tensor all_qkv[3], all_o;
+    struct dit_rows own;
+    int exchanges;
 };
 
-static void attention(struct run *r, const struct dit_config *d, struct state *s, struct tensor o)
+/* The rows that device `rank` has, as they lie in its buffers and among all tokens: text, target, references. */
+static void spans_of(struct run *r, const struct dit_request *q, int rank, int to_all,
+                     struct exchange_way *way)
 {
-    run_attention(r, &(struct attention_args){.o = o,
-                                              .q = s->q,
-                                              .k = s->k,
-                                              .v = s->v,
-                                              .heads = d->heads,
-                                              .kv_heads = d->heads,
+    const struct dit_rows rows = rows_of(r, q, rank);
+    const int begin[DIT_PARTS] = {0, q->n_text, q->n_text + q->n_target};
+    for (int i = 0, here = 0; i < DIT_PARTS; here += rows.n[i], i++) {
+        int among_all = begin[i] + rows.first[i];
+        way->span[i] = (struct exchange_span){
+            .from = to_all ? here : among_all, .to = to_all ? among_all : here, .rows = rows.n[i]};
+    }
+}
+
+/* Own rows of all heads to all rows of own heads. Before the first time the others may still use this part of their arenas otherwise: for
+ * references, or for decoding the picture before. */
+static void rows_to_heads(struct run *r, const struct dit_request *q, struct state *s)
+{
+    int size = r->tokens.size, w = s->all_o.cols;
+    struct exchange_args a = {
+        .size = size, .rank = r->tokens.rank, .tensors = 3, .ready = s->exchanges++ == 0};
+    memcpy(a.from, s->qkv, sizeof a.from);
+    memcpy(a.to, s->all_qkv, sizeof a.to);
+    for (int i = 0; i < size; i++) {
+        a.way[i] = (struct exchange_way){.from_col = i * w, .cols = w};
+        spans_of(r, q, a.rank, 1, &a.way[i]);
+    }
+    run_exchange(r, &a);
+}
+
+/* And what attention made of them back: o [own tokens, D]. */
+static void heads_to_rows(struct run *r, const struct dit_request *q, struct state *s, struct tensor o)
+{
+    int size = r->tokens.size, w = s->all_o.cols;
+    struct exchange_args a = {
+        .size = size, .rank = r->tokens.rank, .tensors = 1, .from[0] = s->all_o, .to[0] = o};
+    for (int i = 0; i < size; i++) {
+        a.way[i] = (struct exchange_way){.to_col = a.rank * w, .cols = w};
+        spans_of(r, q, i, 0, &a.way[i]);
+    }
+    run_exchange(r, &a);
+}
+
+static void attention(struct run *r, const struct dit_config *d, const struct dit_request *q, struct state *s,
+                      struct tensor o)
+{
+    const int several = share_size(r->tokens) > 1, heads = d->heads / share_size(r->tokens);
+    const struct tensor *qkv = several ? s->all_qkv : s->qkv;
+    if (several) rows_to_heads(r, q, s);
+    run_attention(r, &(struct attention_args){.o = several ? s->all_o : o,
+                                              .q = qkv[0],
+                                              .k = qkv[1],
+                                              .v = qkv[2],
+                                              .heads = heads,
+                                              .kv_heads = heads,
                                               .head_dim = d->head_dim,
                                               .scale = 1 / sqrtf((float)d->head_dim)});
+    if (several) heads_to_rows(r, q, s, o);
 }
 
 /* h, from adaln to the products of w: quantised where the device multiplies w as it is. The memory is h's, elements, then scales. */
@@ -186,7 +283,7 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
 {
     const struct dit_config *d = m->cfg;
     const struct dit_stream *txt = &b->stream[DIT_TEXT], *img = &b->stream[DIT_IMAGE];
-    int D = d->width, split = q->n_text;
+    int D = d->width, split = s->own.n[DIT_TEXT];
     struct tensor o = tensor_cols(s->om, 0, D), u = tensor_cols(s->om, D, d->mlp_width);
     enum { SHIFT1, SCALE1, GATE1, SHIFT2, SCALE2, GATE2 }; /* 1: attention, 2: MLP */
     struct tensor mod[2][6];
@@ -207,9 +304,9 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
                                      .epilogue = LINEAR_QKV,
                                      .group = {{.w = txt->qkv, .q_norm = txt->q_norm, .k_norm = txt->k_norm},
                                                {.w = img->qkv, .q_norm = img->q_norm, .k_norm = img->k_norm}},
-                                     .qkv = {.q = s->q,
-                                             .k = s->k,
-                                             .v = s->v,
+                                     .qkv = {.q = s->qkv[0],
+                                             .k = s->qkv[1],
+                                             .v = s->qkv[2],
                                              .cos = q->rope.cos,
                                              .sin = q->rope.sin,
                                              .heads = d->heads,
@@ -217,7 +314,7 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
                                              .head_dim = d->head_dim,
                                              .pairs = ROPE_INTERLEAVED,
                                              .eps = d->eps}});
-    attention(r, d, s, o);
+    attention(r, d, q, s, o);
     run_linear(r,
                &(struct linear_args){.y = s->z,
                                      .x = o,
@@ -263,9 +360,9 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
                       .x = h,
                       .epilogue = LINEAR_QKV,
                       .group[0] = {.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm},
-                      .qkv = {.q = s->q,
-                              .k = s->k,
-                              .v = s->v,
+                      .qkv = {.q = s->qkv[0],
+                              .k = s->qkv[1],
+                              .v = s->qkv[2],
                               .mlp = tensor_cols(s->om, D, d->mlp_width),
                               .cos = q->rope.cos,
                               .sin = q->rope.sin,
@@ -274,7 +371,7 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
                               .head_dim = d->head_dim,
                               .pairs = ROPE_INTERLEAVED,
                               .eps = d->eps}});
-    attention(r, d, s, tensor_cols(s->om, 0, D));
+    attention(r, d, q, s, tensor_cols(s->om, 0, D));
     run_linear(r, &(struct linear_args){.y = s->z,
                                         .x = s->om,
                                         .residual = s->z,
@@ -282,29 +379,41 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
                                         .group[0] = {.w = weight_of(b->out), .gate = gate}});
 }
 
+static struct state buffers(struct run *r, const struct dit_config *d, const struct dit_request *q)
+{
+    struct state s = {.own = rows_of(r, q, r->tokens.rank)};
+    int size = share_size(r->tokens), D = d->width, n = rows_in_all(s.own);
+    int room = rows_room(r->tokens, q->n_text, q->n_target, q->n_tokens - q->n_text - q->n_target);
+    struct tensor *own[] = {&s.z, &s.h, &s.qkv[0], &s.qkv[1], &s.qkv[2], &s.om};
+    for (int i = 0; i < 6; i++)
+        *own[i] = tensor_rows(run_tensor(r, r->act, room, i == 5 ? D + d->mlp_width : D), 0, n);
+    if (size == 1) return s;
+    for (int i = 0; i < 3; i++) s.all_qkv[i] = run_tensor(r, r->act, q->n_tokens, D / size);
+    s.all_o = run_tensor(r, r->act, q->n_tokens, D / size);
+    return s;
+}
+
 void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q, int step, struct tensor x,
                  struct tensor v)
 {
     const struct dit_config *d = m->cfg;
-    int D = d->width, n = q->n_tokens, n_text = q->n_text;
     size_t mark = arena_mark(r->arena, r->end);
-    struct state s = {.z = run_tensor(r, r->act, n, D), .h = run_tensor(r, r->act, n, D)};
-    s.q = run_tensor(r, r->act, n, D);
-    s.k = run_tensor(r, r->act, n, D);
-    s.v = run_tensor(r, r->act, n, D);
-    s.om = run_tensor(r, r->act, n, D + d->mlp_width);
+    struct state s = buffers(r, d, q);
+    int n_text = s.own.n[DIT_TEXT], n_target = s.own.n[DIT_TARGET], n_references = s.own.n[DIT_REFERENCES];
 
-    run_copy(r, &(struct copy_args){.y = tensor_rows(s.z, 0, n_text), .x = q->text});
-    linear(r, tensor_rows(s.z, n_text, q->n_target), x, m->x_embedder, LINEAR_PLAIN);
-    if (q->references.rows)
-        run_copy(r, &(struct copy_args){.y = tensor_rows(s.z, n_text + q->n_target, q->references.rows),
-                                        .x = q->references});
+    run_copy(r, &(struct copy_args){.y = tensor_rows(s.z, 0, n_text),
+                                    .x = tensor_rows(q->text, s.own.first[DIT_TEXT], n_text)});
+    linear(r, tensor_rows(s.z, n_text, n_target), x, m->x_embedder, LINEAR_PLAIN);
+    if (n_references)
+        run_copy(r, &(struct copy_args){
+                        .y = tensor_rows(s.z, n_text + n_target, n_references),
+                        .x = tensor_rows(q->references, s.own.first[DIT_REFERENCES], n_references)});
 
     for (int i = 0; i < d->double_blocks; i++) {
         double_block(r, m, &m->doubles[i], q, &s);
         if (r->tap_blocks) {
             run_tap(r, tensor_rows(s.z, 0, n_text), "step.%d.double.%d.txt", step, i);
-            run_tap(r, tensor_rows(s.z, n_text, n - n_text), "step.%d.double.%d.img", step, i);
+            run_tap(r, tensor_rows(s.z, n_text, s.z.rows - n_text), "step.%d.double.%d.img", step, i);
         }
     }
     for (int i = 0; i < d->single_blocks; i++) {
@@ -313,7 +422,7 @@ void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q
     }
 
     /* Only the target's rows are a velocity; text and references end here. */
-    struct tensor target = tensor_rows(s.z, n_text, q->n_target), h = tensor_rows(s.h, 0, q->n_target);
+    struct tensor target = tensor_rows(s.z, n_text, n_target), h = tensor_rows(s.h, 0, n_target);
     run_adaln(r, &(struct adaln_args){.y = h,
                                       .x = target,
                                       .eps = d->eps,

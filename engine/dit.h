@@ -2,7 +2,10 @@
  *
  * Tokens are always in the order [text ; target image ; reference 1 ; reference 2 ; ...]. Both streams of a
  * double block live in one buffer z [tokens, D]: rows < n_text are text and use the text weights, the others
- * are image (linear's two groups). */
+ * are image (linear's two groups).
+ *
+ * Several devices (run.h: tokens) each have a part of the text's rows, of the target's and of the references', and all weights. Only
+ * attention needs all tokens: around it rows are exchanged for heads (Ulysses), so each computes all tokens of its heads. */
 #ifndef KLEIN_DIT_H
 #define KLEIN_DIT_H
 
@@ -53,10 +56,17 @@ struct dit_request {
     int n_text, n_target, n_tokens;
     struct tensor text;       /* [n_text, D] act: context_embedder(ctx) */
     struct tensor references; /* [n_tokens - n_text - n_target, D] act, rows may be 0 */
-    struct rope rope;         /* [n_tokens, head_dim / 2] */
+    struct rope rope;         /* [own tokens, head_dim / 2] */
     struct tensor modulation; /* [steps, DIT_MOD * D] f32 */
     struct tensor now;        /* [1, DIT_MOD * D] f32: the row of the step that is computed; dit_select */
 };
+
+/* The rows of the text, of the target and of the references that a device has, counted within each of them. */
+enum { DIT_TARGET = 1, DIT_REFERENCES, DIT_PARTS };
+struct dit_rows {
+    int first[DIT_PARTS], n[DIT_PARTS];
+};
+struct dit_rows dit_rows_of(struct share tokens, int rank, int n_text, int n_target, int n_references);
 
 /* An image as the model sees it: rows x cols tokens. */
 struct dit_image {
@@ -81,7 +91,7 @@ void dit_select(struct run *r, const struct dit_request *q, struct tensor step);
 struct dit_request dit_with_text(struct run *r, const struct dit *m, const struct dit_request *q,
                                  struct tensor ctx);
 
-/* v [n_target, in_channels] f32 = velocity at x [n_target, in_channels] f32, at the selected step; `step` names it in taps. */
+/* v [own target tokens, in_channels] f32 = velocity at x, likewise, at the selected step; `step` names it in taps. */
 void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q, int step, struct tensor x,
                  struct tensor v);
 

@@ -1,4 +1,4 @@
-#include "context.h"
+#include "group.h"
 #include "noise.h"
 #include "resize.h"
 #include "../base/clock.h"
@@ -99,6 +99,8 @@ static void on_event(void *user, enum klein_stage stage, int image, int step, in
 static int on_poll(struct run *r)
 {
     struct generation *g = r->hook_user;
+    if (g->k->group && group_stopped(g->k->group)) return 1;
+    if (!g->request->progress) return 0;
     g->progress.fraction = g->total_flops > 0 ? r->flops / g->total_flops : 0;
     return g->request->progress(g->request->progress_user, &g->progress);
 }
@@ -303,7 +305,7 @@ static enum klein_status find_plan(struct generation *g, struct cached_plan **ou
     struct shape shape = shape_of(g);
     struct plan plan;
     if ((*out = cache_find(&k->plans, &shape))) return KLEIN_OK;
-    TRY(plan_make(k->model->cfg, k->act, g->request, &plan, err));
+    TRY(plan_make_share(k->model->cfg, k->act, g->request, k->tokens, k->passes, &plan, err));
     struct plan_stage *stage = plan.stage;
     double once = stage[KLEIN_STAGE_TEXT].flops + stage[KLEIN_STAGE_REFERENCES].flops,
            each = (stage[KLEIN_STAGE_DENOISE].flops + stage[KLEIN_STAGE_DECODE].flops) / g->settled.images;
@@ -322,22 +324,26 @@ static enum klein_status run_job(struct generation *g, struct cached_plan *plan,
     struct arena arena;
     struct run *r = &g->run;
     TRY(cache_take_memory(&g->k->plans, dev, plan, err));
+    if (g->k->group) TRY(group_begin(g->k, plan->memory, err));
     arena_over(&arena, plan->memory, plan->bytes);
     *r = (struct run){.dev = dev,
                       .arena = &arena,
                       .act = g->k->act,
+                      .tokens = g->k->tokens,
+                      .passes = g->k->passes,
                       .hook_user = g,
-                      .poll = g->request->progress ? on_poll : NULL,
+                      .poll = g->request->progress || g->k->group ? on_poll : NULL,
                       .observe = g->observer ? on_op : NULL,
                       .issued = dev->mark ? g->issued : NULL,
                       .tap = g->request->tap ? on_tap : NULL,
                       .tap_blocks = g->request->tap && g->request->tap_blocks};
     pipeline_run(r, g->k->model, &g->job, g->request->graph == KLEIN_GRAPH_OFF ? NULL : &plan->stages);
     run_observe_issued(r);
+    if (g->k->group && !run_ok(r)) group_stop(g->k, &r->err);
     if (dev->wait) dev->wait(dev, &r->err);
     for (int i = 0; i < g->n_spans && run_ok(r); i++)
         g->result->seconds[g->spans[i].stage] += dev->between(dev, g->spans[i].from, g->spans[i].to);
-    cache_trim(&g->k->plans, dev, plan);
+    if (!g->k->group) cache_trim(&g->k->plans, dev); /* else others may still write to it */
     if (!run_ok(r)) return fail(err, r->err.status, "%s", r->err.message);
     g->progress.fraction = 1;
     if (g->request->progress) g->request->progress(g->request->progress_user, &g->progress);
@@ -382,12 +388,21 @@ enum klein_status context_generate(struct klein *k, const struct klein_request *
                                    op_observer *observer, void *observer_user, struct klein_result *result,
                                    struct klein_error *err)
 {
+    return k->group ? group_generate(k->group, request, observer, observer_user, result, err)
+                    : context_generate_alone(k, request, observer, observer_user, result, err);
+}
+
+enum klein_status context_generate_alone(struct klein *k, const struct klein_request *request,
+                                         op_observer *observer, void *observer_user,
+                                         struct klein_result *result, struct klein_error *err)
+{
     struct generation g = {
         .k = k, .request = request, .result = result, .observer = observer, .observer_user = observer_user};
     *result = (struct klein_result){0};
     *err = (struct klein_error){0};
     g.begin = clock_seconds();
-    enum klein_status status = generate(&g, err);
+    enum klein_status status = device_bind(k->device, err);
+    if (status == KLEIN_OK) status = generate(&g, err);
     result->total_seconds = clock_seconds() - g.begin;
     for (int i = 0; i < g.settled.images; i++) {
         if (g.start) free(g.start[i]);

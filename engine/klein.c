@@ -1,5 +1,6 @@
-#include "context.h"
+#include "group.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,35 +104,81 @@ enum klein_status context_open(struct checkpoint *checkpoint, const struct klein
     return KLEIN_OK;
 }
 
+static enum klein_status open_one(const struct klein_open_options *o, const char *device, struct klein **out,
+                                  struct klein_error *err)
+{
+    struct checkpoint *checkpoint;
+    struct klein_open_options options = *o;
+    struct checkpoint_paths paths = {.model = o->model,
+                                     .transformer = o->transformer,
+                                     .text_encoder = o->text_encoder,
+                                     .vae = o->vae,
+                                     .variant = (int)o->variant};
+    TRY(checkpoint_open(&paths, &checkpoint, err));
+    if (!checkpoint_tokenizer_dir(checkpoint)) {
+        checkpoint_close(checkpoint);
+        return fail(err, KLEIN_E_MODEL_MISSING,
+                    "%s has no tokenizer folder: it belongs beside the text encoder",
+                    o->model ? o->model : o->text_encoder);
+    }
+    options.device = device;
+    return context_open(checkpoint, &options, out, err);
+}
+
+static enum klein_status check_gpus(const struct klein_open_options *o, struct klein_error *err)
+{
+    if (o->n_gpus < 0 || o->n_gpus > GROUP_MAX || !o->gpus)
+        return fail(err, KLEIN_E_USAGE, "%d GPUs: a group has 1 to %d", o->n_gpus, GROUP_MAX);
+    for (int i = 0; i < o->n_gpus; i++)
+        for (int j = 0; j < i; j++)
+            if (o->gpus[i] == o->gpus[j])
+                return fail(err, KLEIN_E_USAGE, "GPU %d is named twice", o->gpus[i]);
+    if (o->device && strcmp(o->device, "cuda") && strcmp(o->device, "soft"))
+        return fail(err, KLEIN_E_USAGE,
+                    "device \"%s\" with several GPUs: it must be cuda or soft, and no more", o->device);
+    return KLEIN_OK;
+}
+
+static enum klein_status open_several(const struct klein_open_options *o, struct klein **out,
+                                      struct klein_error *err)
+{
+    struct klein *members[GROUP_MAX];
+    enum klein_status status = KLEIN_OK;
+    int n = 0;
+    TRY(check_gpus(o, err));
+    for (; n < o->n_gpus && status == KLEIN_OK; n++) {
+        char device[32];
+        snprintf(device, sizeof device, "%s:%d", o->device ? o->device : "cuda", o->gpus[n]);
+        status = open_one(o, device, &members[n], err);
+        if (status != KLEIN_OK) break;
+    }
+    if (status == KLEIN_OK) return group_open(members, n, o->parallel, out, err);
+    while (n) klein_close(members[--n]);
+    return status;
+}
+
 EXPORT enum klein_status klein_open(const struct klein_open_options *options, struct klein **out,
                                     struct klein_error *err)
 {
     struct klein_open_options o;
-    struct checkpoint *checkpoint;
     *out = NULL;
     *err = (struct klein_error){0};
     TRY(read_options(options, &o, err));
     if (!o.model && !(o.transformer && o.text_encoder && o.vae))
         return fail(err, KLEIN_E_USAGE,
                     "no model: give its folder, or transformer, text encoder and VAE one by one");
-    struct checkpoint_paths paths = {.model = o.model,
-                                     .transformer = o.transformer,
-                                     .text_encoder = o.text_encoder,
-                                     .vae = o.vae,
-                                     .variant = (int)o.variant};
-    TRY(checkpoint_open(&paths, &checkpoint, err));
-    if (!checkpoint_tokenizer_dir(checkpoint)) {
-        checkpoint_close(checkpoint);
-        return fail(err, KLEIN_E_MODEL_MISSING,
-                    "%s has no tokenizer folder: it belongs beside the text encoder",
-                    o.model ? o.model : o.text_encoder);
-    }
-    return context_open(checkpoint, &o, out, err);
+    return o.n_gpus ? open_several(&o, out, err) : open_one(&o, o.device, out, err);
 }
 
 EXPORT void klein_close(struct klein *k)
 {
     if (!k) return;
+    if (k->group) {
+        group_close(k->group);
+        return;
+    }
+    struct klein_error none = {0};
+    if (k->device) device_bind(k->device, &none);
     tokenizer_close(k->tokenizer);
     cache_close(&k->plans, k->device);
     device_close(k->device);

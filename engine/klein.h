@@ -27,6 +27,12 @@ struct klein; /* an open model on a device */
  * be cancelled on the way), or each op. The results are the same, bit for bit. */
 enum klein_graph { KLEIN_GRAPH_STAGES, KLEIN_GRAPH_REQUEST, KLEIN_GRAPH_OFF };
 
+/* How several GPUs work on a request: on each picture together, each with some of its tokens and of the attention heads (their number must
+ * divide the heads: 24 for klein 4B, 32 for 9B); on the two passes of a base model's guidance, one each (two GPUs); or each on some of the
+ * request's pictures. The latter two give the same bytes as one GPU, ulysses does where its products run by the same kernels (results
+ * then do not depend on how rows are shared out; a matrix product of few rows may run by another). */
+enum klein_parallel { KLEIN_PARALLEL_ULYSSES, KLEIN_PARALLEL_CFG, KLEIN_PARALLEL_REPLICA };
+
 enum klein_dtype { KLEIN_DTYPE_AUTO, KLEIN_DTYPE_F32, KLEIN_DTYPE_BF16 };
 /* In what the transformer's blocks multiply: as all else does, or in FP8: e4m3 with a scale per row of the weights, made when the model
  * is opened, and per token. For GPUs since Ada (sm_89), with activations in BF16; needs half of the memory for these weights. Files whose
@@ -54,6 +60,10 @@ struct klein_open_options {
     size_t
         plan_bytes; /* of working memory that a GPU keeps for the shapes of requests it has seen; 0: a quarter of its memory */
     enum klein_precision precision;
+    const int *
+        gpus; /* n_gpus numbers of GPUs to use together, up to 8; device is then "cuda" (or NULL) or "soft". Each gets all weights */
+    int n_gpus;
+    enum klein_parallel parallel;
 };
 
 /* Maps the weights and checks every tensor it will use; reads none of their data yet. *out is NULL on

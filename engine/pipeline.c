@@ -22,9 +22,22 @@ struct work {
     struct tensor
         ctx[2]; /* [text_length, text_width] act: of the prompt, and of the empty prompt if guided */
     struct dit_image target, references[KLEIN_MAX_REFERENCES];
-    struct tensor x; /* [tokens, channels] f32: from noise to latents */
+    struct tensor x;   /* [tokens, channels] f32: from noise to latents */
+    struct tensor own; /* its rows that this device has */
     struct dit_request q[2];
 };
+
+/* Whether this device computes the pass over the prompt (0), over the empty prompt (1). */
+static int has_pass(const struct work *w, int i)
+{
+    return i <= w->job->guided && (share_size(w->r->passes) == 1 || w->r->passes.rank == i);
+}
+
+/* The device that decodes: with several the first one. */
+static int decodes(const struct run *r)
+{
+    return r->tokens.rank == 0 && r->passes.rank == 0;
+}
 
 int job_tokens(const struct job *job)
 {
@@ -94,6 +107,7 @@ static void encode_text(struct work *w)
     stage_begin(r, PART(text));
     for (int i = 0; i < 1 + w->job->guided; i++) {
         w->ctx[i] = run_tensor(r, r->act, rows, cols);
+        if (!has_pass(w, i)) continue;
         if (i == 0 && w->job->prompt_embeds)
             run_copy(r, &(struct copy_args){.y = w->ctx[0], .x = w->in.embeds});
         else
@@ -124,10 +138,38 @@ static void prepare(struct work *w)
 {
     struct run *r = w->r;
     stage_begin(r, PART(prepare));
-    dit_prepare(r, &w->m->dit, &w->q[0], w->ctx[0], w->in.rope, w->target, w->references,
+    int first = !has_pass(w, 0);
+    dit_prepare(r, &w->m->dit, &w->q[first], w->ctx[first], w->in.rope, w->target, w->references,
                 w->job->n_references, w->in.sigmas);
-    if (w->job->guided) w->q[1] = dit_with_text(r, &w->m->dit, &w->q[0], w->ctx[1]);
+    if (!first && has_pass(w, 1)) w->q[1] = dit_with_text(r, &w->m->dit, &w->q[0], w->ctx[1]);
     stage_end(r, PART(prepare));
+}
+
+/* Each device has one of the two velocities: both get the other's. */
+static void exchange_passes(struct run *r, struct tensor v, struct tensor u)
+{
+    struct tensor own = r->passes.rank ? u : v;
+    struct exchange_args a = {.size = r->passes.size,
+                              .rank = r->passes.rank,
+                              .tensors = 1,
+                              .ready = 1,
+                              .from[0] = own,
+                              .to[0] = own};
+    a.way[!a.rank] = (struct exchange_way){.cols = own.cols, .span[0].rows = own.rows};
+    run_exchange(r, &a);
+}
+
+/* Each device has some rows of the latents: all get all. */
+static void exchange_latents(struct work *w)
+{
+    struct run *r = w->r;
+    struct exchange_args a = {
+        .size = r->tokens.size, .rank = r->tokens.rank, .tensors = 1, .from[0] = w->x, .to[0] = w->x};
+    int first = share_first(r->tokens, a.rank, w->x.rows);
+    for (int i = 0; i < a.size; i++)
+        if (i != a.rank)
+            a.way[i] = (struct exchange_way){.cols = w->x.cols, .span[0] = {first, first, w->own.rows}};
+    run_exchange(r, &a);
 }
 
 /* One Euler step. It reads which one from memory, so all are one graph; `i` names it in taps. */
@@ -136,16 +178,18 @@ static void step(struct work *w, int i)
     struct run *r = w->r;
     size_t mark = arena_mark(r->arena, r->end);
     stage_begin(r, PART(step));
-    struct tensor x = w->x, v = run_tensor(r, DT_F32, x.rows, x.cols), u = v;
-    dit_select(r, &w->q[0], w->in.step);
+    int guided = w->job->guided, room = share_most(r->tokens, w->x.rows);
+    struct tensor x = w->own, v = tensor_rows(run_tensor(r, DT_F32, room, x.cols), 0, x.rows), u = v;
+    if (guided) u = tensor_rows(run_tensor(r, DT_F32, room, x.cols), 0, x.rows);
+    dit_select(r, &w->q[!has_pass(w, 0)], w->in.step);
     run_embed(r, &(struct embed_args){.y = w->in.dt, .table = w->in.dts, .ids = w->in.step});
-    dit_forward(r, &w->m->dit, &w->q[0], i, x, v);
-    if (w->job->guided) {
+    if (has_pass(w, 0)) dit_forward(r, &w->m->dit, &w->q[0], i, x, v);
+    if (guided) {
         int tap_blocks = r->tap_blocks; /* taps are of the prompt's pass */
         r->tap_blocks = 0;
-        u = run_tensor(r, DT_F32, x.rows, x.cols);
-        dit_forward(r, &w->m->dit, &w->q[1], i, x, u);
+        if (has_pass(w, 1)) dit_forward(r, &w->m->dit, &w->q[1], i, x, u);
         r->tap_blocks = tap_blocks;
+        if (share_size(r->passes) > 1) exchange_passes(r, v, u);
         run_cfg(r, &(struct cfg_args){.y = v, .cond = v, .uncond = u, .guidance = w->job->guidance});
     }
     run_tap(r, v, "velocity.%d", i);
@@ -176,9 +220,12 @@ static struct tensor decode(struct work *w, int image)
     event(w->job, KLEIN_STAGE_DECODE, image, 0, 0);
     stage_begin(r, PART(decode));
     struct tensor picture = run_tensor(r, r->act, pixels, 3), rgb = run_tensor(r, DT_U8, pixels, 3);
-    vae_decode(r, &w->m->vae, picture, w->x, w->job->height, w->job->width);
-    run_tap(r, picture, "image");
-    run_to_u8(r, &(struct to_u8_args){.y = rgb, .x = picture});
+    if (share_size(r->tokens) > 1) exchange_latents(w);
+    if (decodes(r)) {
+        vae_decode(r, &w->m->vae, picture, w->x, w->job->height, w->job->width);
+        run_tap(r, picture, "image");
+        run_to_u8(r, &(struct to_u8_args){.y = rgb, .x = picture});
+    }
     stage_end(r, PART(decode));
     return rgb;
 }
@@ -195,8 +242,8 @@ static void make_image(struct work *w, int image, size_t mark)
     struct tensor rgb = decode(w, image);
     arena_release(r->arena, r->end, mark);
     stage_end(r, image == 0 && w->stages && w->stages->whole ? PART(request) : NULL);
-    if (w->job->latents) run_download(r, w->job->latents[image], w->x);
-    if (w->job->rgb) run_download(r, w->job->rgb[image], rgb);
+    if (w->job->latents && decodes(r)) run_download(r, w->job->latents[image], w->x);
+    if (w->job->rgb && decodes(r)) run_download(r, w->job->rgb[image], rgb);
     event(w->job, KLEIN_STAGE_DECODE, image, 0, 1);
 }
 
@@ -214,6 +261,8 @@ void pipeline_run(struct run *r, const struct model *m, const struct job *job, s
     make_constants(w);
     make_inputs(w);
     w->x = run_tensor(r, DT_F32, job_tokens(job), m->cfg->dit.in_channels);
+    int first = share_first(r->tokens, r->tokens.rank, w->x.rows);
+    w->own = tensor_rows(w->x, first, share_first(r->tokens, r->tokens.rank + 1, w->x.rows) - first);
     for (int image = 0; image < job->images && run_ok(r); image++) {
         run_fill(r, w->x, job->start ? job->start[image] : NULL);
         if (image == 0) {

@@ -1,5 +1,6 @@
 #include "context.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,14 +45,21 @@ static void on_op(struct run *r, enum op_id op, const struct op_cost *cost, doub
 
 /* Runs the job of `s` on the null device over `m`. */
 static enum klein_status plan_run(const struct model *m, enum dtype act, const struct settled *s,
-                                  struct plan *out, struct klein_error *err)
+                                  struct share tokens, struct share passes, struct plan *out,
+                                  struct klein_error *err)
 {
     struct device *null;
     TRY(device_open("null", &(struct device_options){0}, &null, err));
     struct planner planner = {.plan = out};
     struct arena arena;
     arena_measure(&arena);
-    struct run r = {.dev = null, .arena = &arena, .act = act, .hook_user = &planner, .observe = on_op};
+    struct run r = {.dev = null,
+                    .arena = &arena,
+                    .act = act,
+                    .tokens = tokens,
+                    .passes = passes,
+                    .hook_user = &planner,
+                    .observe = on_op};
     struct job job = settled_job(s);
     job.event = on_event;
     job.event_user = &planner;
@@ -63,26 +71,59 @@ static enum klein_status plan_run(const struct model *m, enum dtype act, const s
 }
 
 static enum klein_status plan_model(const struct model_config *config, enum dtype act,
-                                    const struct settled *s, struct plan *out, struct klein_error *err)
+                                    const struct settled *s, struct share tokens, struct share passes,
+                                    struct plan *out, struct klein_error *err)
 {
     struct checkpoint *shapes = NULL;
     struct model *m = malloc(sizeof *m);
     enum klein_status status =
         m ? checkpoint_shapes(config, &shapes, err) : fail(err, KLEIN_E_NO_MEMORY, "no memory for a plan");
     if (status == KLEIN_OK) status = model_bind(m, shapes, err);
-    if (status == KLEIN_OK) status = plan_run(m, act, s, out, err);
+    if (status == KLEIN_OK) status = plan_run(m, act, s, tokens, passes, out, err);
     checkpoint_close(shapes);
     free(m);
     return status;
 }
 
+enum klein_status share_check(const struct model_config *config, const struct settled *s, struct share tokens,
+                              struct share passes, struct klein_error *err)
+{
+    int heads = config->dit.heads, n = share_size(tokens),
+        target = s->width / VAE_SCALE * (s->height / VAE_SCALE);
+    char legal[64] = "";
+    for (int i = 1; i <= GROUP_MAX && heads % n; i++)
+        if (heads % i == 0) snprintf(legal + strlen(legal), sizeof legal - strlen(legal), " %d", i);
+    if (heads % n)
+        return fail(
+            err, KLEIN_E_USAGE,
+            "%s has %d attention heads, which %d devices cannot share evenly: ulysses takes%s of them",
+            config->name, heads, n, legal);
+    if (target < n || config->text_length < n)
+        return fail(err, KLEIN_E_USAGE, "%dx%d has %d tokens, too few for %d devices: take fewer, or replica",
+                    s->width, s->height, target, n);
+    if (share_size(passes) > 1 && !s->guided)
+        return fail(
+            err, KLEIN_E_USAGE,
+            "cfg shares the two passes of guidance, and this request has one: a base model with guidance "
+            "other than 1 has two; else take ulysses or replica");
+    return KLEIN_OK;
+}
+
 enum klein_status plan_make(const struct model_config *config, enum dtype act,
                             const struct klein_request *request, struct plan *out, struct klein_error *err)
+{
+    return plan_make_share(config, act, request, (struct share){0}, (struct share){0}, out, err);
+}
+
+enum klein_status plan_make_share(const struct model_config *config, enum dtype act,
+                                  const struct klein_request *request, struct share tokens,
+                                  struct share passes, struct plan *out, struct klein_error *err)
 {
     *out = (struct plan){0};
     struct settled s;
     TRY(settle(config, request, &s, err));
-    enum klein_status status = plan_model(config, act, &s, out, err);
+    enum klein_status status = share_check(config, &s, tokens, passes, err);
+    if (status == KLEIN_OK) status = plan_model(config, act, &s, tokens, passes, out, err);
     out->width = s.width;
     out->height = s.height;
     out->steps = s.steps;

@@ -16,11 +16,12 @@ struct rope rope_1d(struct run *r, int n, int head_dim, double theta);
  * along L. */
 struct rope_span {
     int t, rows, cols;
-    int text; /* 1: coordinates (0, 0, 0, 0..cols-1); 0: (t, 0..rows-1, 0..cols-1, 0) */
+    int text;     /* 1: coordinates (0, 0, 0, 0..cols-1); 0: (t, 0..rows-1, 0..cols-1, 0) */
+    int first, n; /* only n of its tokens, from that one on */
 };
 
-/* Four axes of axis_dims[i] dims each (their sum is head_dim), spans one after the other. */
-struct rope rope_4d(struct run *r, const struct rope_span *spans, int n_spans, const int *axis_dims,
+/* Four axes of axis_dims[i] dims each (their sum is head_dim), spans one after the other; in memory for `room` rows. */
+struct rope rope_4d(struct run *r, const struct rope_span *spans, int n_spans, int room, const int *axis_dims,
                     double theta);
 
 #endif

@@ -63,6 +63,17 @@ static void run_op_done(struct run *r, enum op_id op, const struct op_cost *cost
 KLEIN_OPS(X)
 #undef X
 
+void run_exchange(struct run *r, const struct exchange_args *a)
+{
+    if (!run_may_continue(r)) return;
+    struct op_cost cost;
+    if (ops_check_exchange(a, &cost, &r->err) != KLEIN_OK) return;
+    struct klein_error e = {0};
+    double begin = run_op_begins(r);
+    if (r->dev->computes) r->dev->exchange->rows(r->dev, a, &e);
+    run_op_done(r, OP_exchange, &cost, begin, &e);
+}
+
 struct tensor run_tensor(struct run *r, enum dtype dtype, int rows, int cols)
 {
     size_t bytes = (size_t)rows * (size_t)cols * dtype_size(dtype);

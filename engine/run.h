@@ -18,6 +18,24 @@ struct issued_op {
 };
 enum { RUN_ISSUED = 128, RUN_MARKS = DEVICE_MARKS - 2 * RUN_ISSUED };
 
+/* What is shared out among `size` devices, and which part is one's own. {0}: all of it. */
+struct share {
+    int rank, size;
+};
+static inline int share_size(struct share s)
+{
+    return s.size ? s.size : 1;
+}
+/* The first of n things that device `rank` has; they end where those of rank + 1 begin. */
+static inline int share_first(struct share s, int rank, int n)
+{
+    return (int)((int64_t)n * rank / share_size(s));
+}
+static inline int share_most(struct share s, int n) /* that a device has */
+{
+    return (n + share_size(s) - 1) / share_size(s);
+}
+
 struct run {
     struct device *dev;
     struct arena *arena;
@@ -25,6 +43,9 @@ struct run {
     enum dtype act;         /* dtype of activations: DT_F32 or DT_BF16 */
     struct klein_error err; /* sticky: err.status is KLEIN_OK until something failed */
     double flops;           /* issued so far */
+    /* Of several devices that make one picture (group.h), by tokens, or by the two passes of guidance. Their arenas are laid out alike:
+     * a tensor of which each has a part has the same size everywhere. */
+    struct share tokens, passes;
 
     /* Of stages (stage.h). skip: the ops of this stretch come from a graph and are walked through for the arena only; walked: depth of
      * the stages that are open; capturing: the outermost is being captured. */
@@ -49,6 +70,9 @@ struct run {
 #define X(op, args) void run_##op(struct run *r, const struct args *a);
 KLEIN_OPS(X)
 #undef X
+
+/* The op of struct device_exchange. */
+void run_exchange(struct run *r, const struct exchange_args *a);
 
 /* Waits for the ops that were issued and hands them to the observer. */
 void run_observe_issued(struct run *r);

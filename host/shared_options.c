@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { GPUS_MAX = 8 };
+
 #define AT(field) offsetof(struct model_settings, field)
 const struct cli_option model_options[] = {
     {'m', "model", "DIR", CLI_TEXT, AT(model),
@@ -37,6 +39,13 @@ const struct cli_option device_options[] = {
     {0, "precision", "TYPE", CLI_CHOICE, AT(precision),
      .help = "number format in which the transformer's blocks multiply; fp8 needs a GPU since Ada (sm_89)",
      .standard = "bf16", .choices = "bf16|fp8"},
+    {0, "gpus", "LIST", CLI_TEXT, AT(gpus),
+     .help = "use these GPUs together, such as 0,1,2,3; each holds all weights"},
+    {0, "parallel", "HOW", CLI_CHOICE, AT(parallel),
+     .help = "with --gpus: all on each picture, by tokens and attention heads (their number must divide the "
+             "heads); two on "
+             "the two passes of a base model's guidance; or each on other pictures of -n",
+     .standard = "ulysses", .choices = "ulysses|cfg|replica"},
     {0},
 };
 
@@ -104,11 +113,28 @@ enum klein_status model_choose(const struct model_settings *m, struct klein_open
     return KLEIN_OK;
 }
 
+/* "0,1,3" to numbers. */
+static enum klein_status read_gpus(const char *list, int *gpus, int *n, struct klein_error *err)
+{
+    for (const char *at = list; *n < GPUS_MAX; at++) {
+        char *end;
+        long gpu = *at >= '0' && *at <= '9' ? strtol(at, &end, 10) : -1;
+        if (gpu < 0 || gpu > 255) break;
+        gpus[(*n)++] = (int)gpu;
+        at = end;
+        if (!*at) return KLEIN_OK;
+        if (*at != ',') break;
+    }
+    return fail(err, KLEIN_E_USAGE, "--gpus %s: up to %d numbers of GPUs, as in 0,1,2,3", list, GPUS_MAX);
+}
+
 enum klein_status model_open(const struct model_settings *m, const struct device_settings *d, int quiet,
                              struct klein **out, struct klein_error *err)
 {
     struct klein_open_options options;
-    int demo;
+    int demo, gpus[GPUS_MAX], n_gpus = 0;
+    if (d->gpus) TRY(read_gpus(d->gpus, gpus, &n_gpus, err));
+    if (d->parallel && !d->gpus) return fail(err, KLEIN_E_USAGE, "--parallel goes with --gpus LIST");
     TRY(model_choose(m, &options, &demo, err));
     if (d->device && !strcmp(d->device, "null"))
         return fail(
@@ -118,6 +144,9 @@ enum klein_status model_open(const struct model_settings *m, const struct device
     options.threads = d->threads;
     options.dtype = (enum klein_dtype)d->dtype;
     options.precision = (enum klein_precision)d->precision;
+    options.gpus = gpus;
+    options.n_gpus = n_gpus;
+    options.parallel = (enum klein_parallel)d->parallel;
     if (demo && !quiet)
         message(MESSAGE_NOTE,
                 "using the demo model %s, a toy that knows one small world; an official one: -m DIR",

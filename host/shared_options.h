@@ -17,6 +17,8 @@ struct device_settings {
     int threads;
     int graph;     /* enum klein_graph */
     int precision; /* enum klein_precision */
+    const char *gpus;
+    int parallel; /* enum klein_parallel */
 };
 struct message_settings {
     int quiet, verbose;

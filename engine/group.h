@@ -1,0 +1,48 @@
+/* group.h: contexts on several devices of one machine that work on a request together, each in a host thread of its own.
+ *   ulysses  each has some of a picture's tokens, and computes attention for some of the heads (dit.h)
+ *   cfg      one computes the pass with the prompt, the other that without (pipeline.c)
+ *   replica  each makes some of the request's pictures
+ * All have all weights. The first device encodes and decodes; what the others need (the text and the references) they encode themselves.
+ *
+ * A device that fails, or a request that is cancelled, stops the group: nobody waits for the others any more (device.h: exchange->stop), all
+ * come to rest, and the first failure is the request's. */
+#ifndef KLEIN_GROUP_H
+#define KLEIN_GROUP_H
+
+#include "context.h"
+
+#include <pthread.h>
+
+struct group {
+    enum klein_parallel parallel;
+    int size;
+    struct klein *member[GROUP_MAX]; /* by rank; [0] is the user's context and owns the group */
+
+    /* Of the request that runs. */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int meetings, arrived; /* at the next one */
+    int stopped;
+    int failed; /* rank of the first that failed; -1: none */
+    struct klein_error err;
+    void *arena[GROUP_MAX];
+};
+
+/* Makes a group of n open contexts of the same model on devices of one kind. Takes ownership of all, also on failure. *out is member 0;
+ * klein_close closes all. KLEIN_E_UNSUPPORTED: no peer access; KLEIN_E_USAGE: a number of devices that cannot share the model. */
+enum klein_status group_open(struct klein *const *members, int n, enum klein_parallel parallel,
+                             struct klein **out, struct klein_error *err);
+void group_close(struct group *g);
+
+enum klein_status group_generate(struct group *g, const struct klein_request *request, op_observer *observer,
+                                 void *observer_user, struct klein_result *result, struct klein_error *err);
+
+/* For a member's own part of a request (generate.c), in its thread. Begin: all meet with their arenas. */
+enum klein_status context_generate_alone(struct klein *k, const struct klein_request *request,
+                                         op_observer *observer, void *observer_user,
+                                         struct klein_result *result, struct klein_error *err);
+enum klein_status group_begin(struct klein *k, void *arena, struct klein_error *err);
+void group_stop(struct klein *k, const struct klein_error *why);
+int group_stopped(struct group *g);
+
+#endif
