@@ -18,6 +18,7 @@ struct klein {
     struct group *group;         /* of contexts that work together (group.h); NULL: alone */
     int rank;                    /* in the group */
     struct share tokens, passes; /* what it computes of a picture */
+    struct klein_error warning;  /* of opening; said with the first result */
 };
 
 /* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on
@@ -61,6 +62,9 @@ enum klein_status plan_make_share(const struct model_config *config, enum dtype 
 enum klein_status share_check(const struct model_config *config, const struct settled *s, struct share tokens,
                               struct share passes, struct klein_error *err);
 void plan_free(struct plan *p);
+/* The request's ops on a device that computes nothing, with weights placed on it: for devices that watch them. */
+enum klein_status plan_walk(const struct model_config *config, enum dtype act, int fp8,
+                            const struct klein_request *request, struct device *dev, struct klein_error *err);
 /* Predicted, not measured: seconds of one call of o (predict.h). e4m3: the blocks' products of the denoiser are in e4m3. */
 double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3);
 

@@ -365,6 +365,9 @@ static enum klein_status generate(struct generation *g, struct klein_error *err)
     if (config->distilled && q->guidance && q->guidance != g->settled.guidance)
         warn(result, "guidance %g is ignored: this model is step-distilled", (double)q->guidance);
 
+    if (g->k->warning.message[0]) warn(result, "%s", g->k->warning.message);
+    g->k->warning = (struct klein_error){0};
+
     struct cached_plan *plan;
     TRY(find_plan(g, &plan, err));
     g->total_flops = plan->flops + plan->flops_per_image * g->settled.images;

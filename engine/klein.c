@@ -1,5 +1,7 @@
 #include "group.h"
 
+#include "../kernels/cuda/cuda.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +65,7 @@ static enum klein_status open_device(struct klein *k, const struct klein_open_op
         TRY(device_open(o->device, &options, &k->device, err));
     if (!k->device->computes)
         return fail(err, KLEIN_E_NO_DEVICE, "device \"%s\" computes nothing: it only plans", o->device);
+    cuda_use_tuned(k->device, KLEIN_VERSION, &k->warning);
     k->plans.budget = o->plan_bytes ? o->plan_bytes : k->device->memory / 4;
     k->act = o->dtype == KLEIN_DTYPE_F32 ? DT_F32 : o->dtype == KLEIN_DTYPE_BF16 ? DT_BF16 : k->device->act;
     return KLEIN_OK;

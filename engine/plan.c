@@ -133,6 +133,34 @@ enum klein_status plan_make_share(const struct model_config *config, enum dtype 
     return status;
 }
 
+static enum klein_status walk(const struct model *m, enum dtype act, const struct settled *s,
+                              struct device *dev, struct klein_error *err)
+{
+    struct arena arena;
+    arena_measure(&arena);
+    struct run r = {.dev = dev, .arena = &arena, .act = act};
+    const struct job job = settled_job(s);
+    pipeline_run(&r, m, &job, NULL);
+    return run_ok(&r) ? KLEIN_OK : fail(err, r.err.status, "%s", r.err.message);
+}
+
+enum klein_status plan_walk(const struct model_config *config, enum dtype act, int fp8,
+                            const struct klein_request *request, struct device *dev, struct klein_error *err)
+{
+    struct checkpoint *shapes = NULL;
+    struct settled s;
+    TRY(settle(config, request, &s, err));
+    struct model *m = malloc(sizeof *m);
+    enum klein_status status =
+        m ? checkpoint_shapes(config, &shapes, err) : fail(err, KLEIN_E_NO_MEMORY, "no memory for a plan");
+    if (status == KLEIN_OK) status = model_place(m, shapes, dev, act, fp8, err);
+    if (status == KLEIN_OK) status = walk(m, act, &s, dev, err);
+    checkpoint_close(shapes);
+    free(m);
+    settled_free(&s);
+    return status;
+}
+
 double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3)
 {
     return predict_op(g, o->op, &o->cost, e4m3 && o->stage == KLEIN_STAGE_DENOISE);

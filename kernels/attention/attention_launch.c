@@ -75,6 +75,19 @@ static enum klein_status launch_with_maps(struct gpu *g, const struct attention_
     return launch(g, v, s, &args, err);
 }
 
+/* By KLEIN_ATTENTION, else by the tuned table, else by the rules. */
+static enum klein_status choose(struct gpu *g, const struct attention_shape *s,
+                                const struct attention_variant **v, struct klein_error *err)
+{
+    const char *forced = getenv("KLEIN_ATTENTION");
+    char key[TUNED_KEY] = "";
+    if (g->tuned || g->picked) attention_key(s, key);
+    *v = forced && *forced ? NULL : attention_named(s, tuned_kernel(g->tuned, key));
+    if (!*v) TRY(attention_pick(s, forced, v, err));
+    if (g->picked) g->picked(g->picked_user, OP_attention, key, s, (*v)->name);
+    return KLEIN_OK;
+}
+
 enum klein_status attention_launch(struct gpu *g, const struct attention_args *a, struct klein_error *err)
 {
     TRY(check(a, err));
@@ -89,7 +102,7 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
         .aligned = aligned(a->q) && aligned(a->k) && aligned(a->v) && aligned(a->o),
     };
     const struct attention_variant *v;
-    TRY(attention_pick(&shape, getenv("KLEIN_ATTENTION"), &v, err));
+    TRY(choose(g, &shape, &v, err));
     if (v->maps) return launch_with_maps(g, v, &shape, a, err);
     const struct flash_args args = {
         .o = a->o.ptr,

@@ -121,3 +121,39 @@ enum klein_status attention_pick(const struct attention_shape *s, const char *fo
         }
     return refuse(s, "no kernel", err);
 }
+
+const struct attention_variant *attention_named(const struct attention_shape *s, const char *name)
+{
+    const struct attention_variant *v = name ? by_name(name) : NULL;
+    return v && attention_takes(v, s) ? v : NULL;
+}
+
+void attention_key(const struct attention_shape *s, char out[TUNED_KEY])
+{
+    snprintf(out, TUNED_KEY, "attention %s %d queries, %d keys, %d heads of %d%s", dtype_name(s->act),
+             s->queries, s->keys, s->heads, s->head_dim, s->aligned ? "" : ", unaligned");
+}
+
+void attention_reason(const struct attention_shape *s, const struct attention_variant *v, char *out,
+                      size_t size)
+{
+    switch (v - variants) {
+    case SM90_128X128:
+    case SM90_64X128:
+        snprintf(out, size,
+                 "%lld blocks on %d multiprocessors: done sooner than the other of sm_90, estimated",
+                 (long long)all_blocks((int)(v - variants), s), s->multiprocessors);
+        break;
+    case SM80_128X48:
+        snprintf(out, size,
+                 "the tensor cores of sm_%d outrun reads of 16 rows per warp, and the blocks suffice",
+                 s->arch);
+        break;
+    case SM80_64X64:
+        snprintf(out, size, "large tiles would not pay on sm_%d, or leave multiprocessors idle", s->arch);
+        break;
+    default:
+        snprintf(out, size, "nothing faster takes heads of %d in %s%s", s->head_dim, dtype_name(s->act),
+                 s->aligned ? "" : ", unaligned");
+    }
+}

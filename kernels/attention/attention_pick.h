@@ -4,6 +4,7 @@
 
 #include "../../base/dtype.h"
 #include "../../base/error.h"
+#include "../tuned.h"
 
 struct attention_shape {
     int arch;            /* 80 for sm_80 */
@@ -28,6 +29,13 @@ int attention_takes(const struct attention_variant *v, const struct attention_sh
  * KLEIN_E_UNSUPPORTED if it does not take s, or if none does. */
 enum klein_status attention_pick(const struct attention_shape *s, const char *forced,
                                  const struct attention_variant **out, struct klein_error *err);
+/* The variant of that name if it takes s; else, and for no name, NULL. */
+const struct attention_variant *attention_named(const struct attention_shape *s, const char *name);
+/* What a table of tuned kernels calls s: all but the chip. */
+void attention_key(const struct attention_shape *s, char out[TUNED_KEY]);
+/* Why the rules pick v, for people. */
+void attention_reason(const struct attention_shape *s, const struct attention_variant *v, char *out,
+                      size_t size);
 /* Blocks of a launch: x; y is heads. */
 int attention_blocks(const struct attention_variant *v, const struct attention_shape *s);
 

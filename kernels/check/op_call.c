@@ -253,7 +253,9 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
         group->w.parts = parts;
         for (int i = 0; i < parts; i++) { /* unequal, so that boundaries fall anywhere */
             int rows = i == parts - 1 ? left : left / (parts - i) - i;
-            int w = add_weight(m, &group->w.part[i], WEIGHT_MATRIX, rows, c->k, WEIGHT);
+            int w =
+                add_weight(m, &group->w.part[i], c->options & QUANTISED ? WEIGHT_MATRIX_E4M3 : WEIGHT_MATRIX,
+                           rows, c->k, WEIGHT);
             if (e4m3) quantise(m, w);
             left -= rows;
         }
@@ -513,6 +515,19 @@ enum klein_status op_call_run(struct op_call *call, struct klein_error *err)
     default:
         return KLEIN_E_INTERNAL;
     }
+}
+
+enum klein_status op_call_clear(struct op_call *call, struct klein_error *err)
+{
+    for (int i = 0; i < call->operands && !err->status; i++) {
+        struct operand *o = &call->operand[i];
+        char *host = o->output ? image(o) : NULL;
+        if (o->output && !host)
+            fail(err, KLEIN_E_NO_MEMORY, "no memory for an output of %zu bytes", o->bytes);
+        if (host) call->dev->upload(call->dev, o->memory, host, o->bytes, err);
+        free(host);
+    }
+    return err->status;
 }
 
 static int shared(const struct op_call *call, int operand)

@@ -33,7 +33,8 @@ enum op_option {
     X_E4M3 =
         4096, /* linear: x and weights are F8_E4M3 with scales in a BF16 run on a device that takes that (device.h); else the
                       numbers they stand for, which are exact in F32, not in BF16 */
-    Y_E4M3 = 8192 /* adaln: y is F8_E4M3 with scales in a BF16 run on a device that writes that */
+    Y_E4M3 = 8192,    /* adaln: y is F8_E4M3 with scales in a BF16 run on a device that writes that */
+    QUANTISED = 16384 /* linear, on devices that place: the weights are placed as WEIGHT_MATRIX_E4M3 */
 };
 
 struct op_case {
@@ -89,6 +90,8 @@ enum klein_status op_call_run(struct op_call *call, struct klein_error *err);
 /* Output i (0, 1, ...) as F32 in a contiguous host tensor whose memory the caller frees; ptr NULL past the last.
  * KLEIN_E_INTERNAL if a guard zone or gap of any operand has changed, naming the operand. */
 enum klein_status op_call_read(struct op_call *call, int i, struct tensor *out, struct klein_error *err);
+/* The outputs are NaN again. Not for IN_PLACE cases. */
+enum klein_status op_call_clear(struct op_call *call, struct klein_error *err);
 void op_call_free(struct op_call *call);
 
 /* The case's multiplications, roughly; for ops without products their elements. To leave out what takes too long somewhere. */

@@ -246,6 +246,19 @@ static enum klein_status check(const struct conv_args *a, const void *scratch, s
     return KLEIN_OK;
 }
 
+/* By KLEIN_CONV, else by the tuned table, else by the rules. */
+static enum klein_status choose(struct gpu *g, const struct conv_shape *s, const struct conv_variant **v,
+                                struct klein_error *err)
+{
+    const char *among = getenv("KLEIN_CONV");
+    char key[TUNED_KEY] = "";
+    if (g->tuned || g->picked) conv_key(s, key);
+    *v = among && *among ? NULL : conv_named(s, tuned_kernel(g->tuned, key));
+    if (!*v) TRY(conv_pick(s, among, v, err));
+    if (g->picked) g->picked(g->picked_user, OP_conv, key, s, (*v)->name);
+    return KLEIN_OK;
+}
+
 enum klein_status conv_launch(struct gpu *g, const struct conv_args *a, void *scratch, size_t scratch_bytes,
                               struct klein_error *err)
 {
@@ -266,7 +279,7 @@ enum klein_status conv_launch(struct gpu *g, const struct conv_args *a, void *sc
         .aligned = aligned(a->y) && a->y.cols % 8 == 0 && (!a->residual.ptr || aligned(a->residual)),
     };
     const struct conv_variant *v;
-    TRY(conv_pick(&s, getenv("KLEIN_CONV"), &v, err));
+    TRY(choose(g, &s, &v, err));
     if (!goes_through_scratch(a)) {
         const struct band all = band_of(a, 0, s.rows);
         return launch_band(g, v, &s, a, &all, a->x, err);

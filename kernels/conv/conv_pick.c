@@ -3,6 +3,9 @@
 #include "../device/args.h"
 #include "../names.h"
 
+#include <stdio.h>
+#include <string.h>
+
 enum {
     SM90_128X256,
     SM90_128X192,
@@ -126,4 +129,34 @@ enum klein_status conv_pick(const struct conv_shape *s, const char *among, const
                 dtype_name(s->act), s->stride, s->upsample ? ", upsample" : "",
                 s->placed ? "f32 bias" : "a bias or weights as in the file",
                 s->aligned ? "16-byte aligned y" : "y that is not 16-byte aligned", s->arch);
+}
+
+const struct conv_variant *conv_named(const struct conv_shape *s, const char *name)
+{
+    for (int i = 0; name && i < VARIANTS; i++)
+        if (!strcmp(variants[i].name, name)) return conv_takes(&variants[i], s) ? &variants[i] : NULL;
+    return NULL;
+}
+
+void conv_key(const struct conv_shape *s, char out[TUNED_KEY])
+{
+    snprintf(out, TUNED_KEY, "conv %s %dx%d, %dx%d @ %d to %d%s%s%s%s", dtype_name(s->act), s->ow, s->rows,
+             s->ksize, s->ksize, s->cin, s->cout, s->stride > 1 ? ", stride 2" : "",
+             s->upsample ? ", upsample" : "", s->placed ? "" : ", bias as in the file",
+             s->aligned ? "" : ", unaligned");
+}
+
+void conv_reason(const struct conv_shape *s, const struct conv_variant *v, char *out, size_t size)
+{
+    const struct conv_variant *next = NULL;
+    for (int i = 0; i < VARIANTS; i++)
+        if (&variants[i] != v && conv_takes(&variants[i], s) && !fits_badly(&variants[i], s) &&
+            (!next || cost(&variants[i], s) < cost(next, s)))
+            next = &variants[i];
+    if (!next)
+        snprintf(out, size, "the only one that takes it");
+    else
+        snprintf(out, size, "%lld tiles on %d multiprocessors: %.0f %% of the time of %s, estimated",
+                 (long long)conv_tiles(v, s, s->rows), s->multiprocessors,
+                 100 * (double)cost(v, s) / (double)cost(next, s), next->name);
 }

@@ -4,6 +4,7 @@
 
 #include "../../base/dtype.h"
 #include "../../base/error.h"
+#include "../tuned.h"
 
 #include <stdint.h>
 
@@ -34,6 +35,12 @@ int conv_takes(const struct conv_variant *v, const struct conv_shape *s);
  * KLEIN_E_INPUT if there is none of such a name, KLEIN_E_UNSUPPORTED if none of them takes s. */
 enum klein_status conv_pick(const struct conv_shape *s, const char *among, const struct conv_variant **out,
                             struct klein_error *err);
+/* The variant of that name if it takes s; else, and for no name, NULL. */
+const struct conv_variant *conv_named(const struct conv_shape *s, const char *name);
+/* What a table of tuned kernels calls s: all but the chip. */
+void conv_key(const struct conv_shape *s, char out[TUNED_KEY]);
+/* Why the rules pick v, for people. */
+void conv_reason(const struct conv_shape *s, const struct conv_variant *v, char *out, size_t size);
 /* Tiles of a launch that makes `rows` rows of y. */
 int64_t conv_tiles(const struct conv_variant *v, const struct conv_shape *s, int rows);
 /* Rows of y per launch, if at most `most` (>= 1) are possible: the number that leaves the fewest multiprocessors idle. Enlarged

@@ -132,6 +132,7 @@ static void cuda_close(struct device *dev)
             if (cuda->marks[i]) gpu_event_close(cuda->gpu, cuda->marks[i]);
     }
     gpu_close(cuda->gpu);
+    tuned_free(cuda->tuned);
     if (cuda->cu.library) driver_close(&cuda->cu);
     free(cuda);
 }
@@ -152,6 +153,30 @@ int cuda_facts(const struct device *dev, struct cuda_facts *out)
                                .scratch = CUDA_SCRATCH};
     for (int i = 0; i < g->module_count; i++) out->loaded += g->modules[i].handle != NULL;
     return 1;
+}
+
+struct tuned_for cuda_tuned_for(const struct device *dev, const char *version)
+{
+    const struct cuda_device *cuda = (const struct cuda_device *)dev;
+    return (struct tuned_for){.version = version,
+                              .gpu = cuda->gpu->name,
+                              .arch = cuda->gpu->arch,
+                              .multiprocessors = cuda->gpu->multiprocessors,
+                              .driver = cuda->cu.version};
+}
+
+enum klein_status cuda_use_tuned(struct device *dev, const char *version, struct klein_error *err)
+{
+    struct cuda_device *cuda = (struct cuda_device *)dev;
+    struct klein_error none = {0};
+    const char *off = getenv("KLEIN_TUNE");
+    char path[TUNED_PATH];
+    if (dev->close != cuda_close || (off && !strcmp(off, "off"))) return KLEIN_OK;
+    const struct tuned_for f = cuda_tuned_for(dev, version);
+    if (tuned_path(&f, path, &none) != KLEIN_OK) return KLEIN_OK; /* no cache: no table */
+    TRY(tuned_read(path, &f, &cuda->tuned, err));
+    cuda->gpu->tuned = cuda->tuned;
+    return KLEIN_OK;
 }
 
 static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal, struct klein_error *err)

@@ -22,6 +22,7 @@ struct cuda_device {
         struct exchange_state *state[EXCHANGE_DEVICES]; /* in each device's memory */
         uint32_t *stop;
     } group;
+    struct tuned *tuned; /* gpu->tuned */
 };
 /* Bounds what an op may need beside its operands, whatever their size; the ops that need any work in bands. */
 #define CUDA_SCRATCH ((size_t)64 << 20)
@@ -54,5 +55,11 @@ struct cuda_facts {
 /* 0 if dev is no GPU ("cuda", "soft"). The name lives as long as the device. */
 int cuda_facts(const struct device *dev, struct cuda_facts *out);
 size_t cuda_placed_bytes(const struct cuda_device *cuda);
+
+/* What a table of tuned kernels has to be made for to be used on dev, a GPU; the strings live as long as dev and `version`. */
+struct tuned_for cuda_tuned_for(const struct device *dev, const char *version);
+/* From now on kernels are picked by the user's table (tuned.h) where it has the shape. Nothing if dev is no GPU, there is no table, or
+ * KLEIN_TUNE=off is in the environment. A status that is not KLEIN_OK is a warning: the table is bad and not used. */
+enum klein_status cuda_use_tuned(struct device *dev, const char *version, struct klein_error *err);
 
 #endif

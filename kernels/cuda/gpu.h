@@ -9,6 +9,8 @@
 
 #include "driver.h"
 #include "../device/args.h"
+#include "../ops.h"
+#include "../tuned.h"
 #include "../../base/dtype.h"
 
 /* A file of kernels, compiled and embedded (modules.c is made by the build). The kernels' names begin with the module's. */
@@ -31,9 +33,14 @@ struct gpu {
     int multiprocessors;
     int shared_max; /* bytes of dynamic shared memory that a block may ask for */
     int clock_khz;
-    size_t memory; /* bytes in all */
-    int sync_each; /* KLEIN_SYNC */
-    char op[160];  /* "linear 768x3072 @ 9216" */
+    size_t memory;             /* bytes in all */
+    int sync_each;             /* KLEIN_SYNC */
+    int dry;                   /* nothing is launched, see dry.h */
+    const struct tuned *tuned; /* tuned.h: what to pick; NULL: by the rules. Borrowed */
+    /* Called, if not NULL, with every kernel that is picked; shape is the struct of its pick header. */
+    void (*picked)(void *user, enum op_id op, const char *key, const void *shape, const char *kernel);
+    void *picked_user;
+    char op[160]; /* "linear 768x3072 @ 9216" */
     struct {
         const struct kernel_module *module;
         CUmodule handle; /* NULL: no build of it runs here */

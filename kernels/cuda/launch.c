@@ -66,6 +66,7 @@ static enum klein_status prepare(struct gpu *g, const struct launch *l, int *out
 enum klein_status gpu_launch(struct gpu *g, const struct launch *l, struct klein_error *err)
 {
     int i;
+    if (g->dry) return KLEIN_OK;
     TRY(prepare(g, l, &i, err));
     CUlaunchAttribute dependent = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                                    .value.programmaticStreamSerializationAllowed = 1};
@@ -119,6 +120,7 @@ enum klein_status gpu_tensor_map(struct gpu *g, const struct tensor_box *b, stru
                                  : b->swizzle == 32 ? CU_TENSOR_MAP_SWIZZLE_32B
                                                     : CU_TENSOR_MAP_SWIZZLE_NONE;
     CUtensorMap map;
+    if (g->dry) return KLEIN_OK;
     CUresult r =
         g->cu->TensorMapEncodeTiled(&map, type, (uint32_t)b->rank, b->ptr, b->dims, b->strides, b->box, ones,
                                     CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,

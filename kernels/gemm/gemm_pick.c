@@ -2,6 +2,9 @@
 
 #include "../names.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #define MMA(name_, kinds_, type_, arch_, bm_, stages_, threads_, blocks_, rate_)                             \
     {                                                                                                        \
         .name = name_, .kinds = kinds_, .type = type_, .arch = arch_, .bm = bm_, .bn = 128,                  \
@@ -112,4 +115,44 @@ enum klein_status gemm_pick(const struct gemm_shape *s, const char *among, const
             *out = v;
     }
     return *out ? KLEIN_OK : refuse(s, among, err);
+}
+
+const struct gemm_variant *gemm_named(const struct gemm_shape *s, const char *name)
+{
+    for (int i = 0; name && i < VARIANTS; i++)
+        if (!strcmp(variants[i].name, name)) return gemm_takes(&variants[i], s) ? &variants[i] : NULL;
+    return NULL;
+}
+
+void gemm_key(const struct gemm_shape *s, char out[TUNED_KEY])
+{
+    static const char *const kinds[] = {[LINEAR_SEGMENT_PLAIN] = "plain",
+                                        [LINEAR_SEGMENT_SILU] = "silu",
+                                        [LINEAR_SEGMENT_RESIDUAL] = "residual",
+                                        [LINEAR_SEGMENT_NORM_ROPE] = "rope",
+                                        [LINEAR_SEGMENT_SWIGLU] = "swiglu"};
+    int n = snprintf(out, TUNED_KEY, "linear %s%s %d", dtype_name(s->type), s->groups ? " by 128" : "",
+                     s->rows[0]);
+    for (int g = 1; g < LINEAR_GROUPS && s->rows[g]; g++)
+        n += snprintf(out + n, (size_t)(TUNED_KEY - n), "+%d", s->rows[g]);
+    n += snprintf(out + n, (size_t)(TUNED_KEY - n), "x%d @ ", s->k);
+    for (int i = 0; i < s->segments; i++)
+        n += snprintf(out + n, (size_t)(TUNED_KEY - n), "%s%d", i ? "+" : "", s->w_rows[i]);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (s->kinds & 1 << i) n += snprintf(out + n, (size_t)(TUNED_KEY - n), " %s", kinds[i]);
+}
+
+void gemm_reason(const struct gemm_shape *s, const struct gemm_variant *v, char *out, size_t size)
+{
+    const struct gemm_variant *next = NULL;
+    for (int i = 0; i < VARIANTS; i++)
+        if (&variants[i] != v && gemm_takes(&variants[i], s) &&
+            (!next || cost(&variants[i], s) < cost(next, s)))
+            next = &variants[i];
+    const long long tiles = (long long)gemm_tiles(v, s);
+    if (!next)
+        snprintf(out, size, "the only one that takes it");
+    else
+        snprintf(out, size, "%lld tiles of %dx%d on %d multiprocessors: %.0f %% of the time of %s, estimated",
+                 tiles, v->bm, v->bn, s->multiprocessors, 100 * cost(v, s) / cost(next, s), next->name);
 }

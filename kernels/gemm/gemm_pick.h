@@ -5,6 +5,7 @@
 #include "../../base/dtype.h"
 #include "../../base/error.h"
 #include "../device/args.h"
+#include "../tuned.h"
 
 /* Kinds of segments as a set: 1 << enum linear_segment_kind. */
 enum {
@@ -21,6 +22,7 @@ struct gemm_shape {
     int groups;              /* x has scales per 128 columns */
     int rows[LINEAR_GROUPS]; /* of y, per group */
     int segments, w_rows[LINEAR_SEGMENTS];
+    int k; /* only for the key */
 };
 
 struct gemm_variant {
@@ -46,5 +48,11 @@ int64_t gemm_tiles(const struct gemm_variant *v, const struct gemm_shape *s);
  * KLEIN_E_INPUT if there is none of such a name, KLEIN_E_UNSUPPORTED if none of them takes s. */
 enum klein_status gemm_pick(const struct gemm_shape *s, const char *among, const struct gemm_variant **out,
                             struct klein_error *err);
+/* The variant of that name if it takes s; else, and for no name, NULL. */
+const struct gemm_variant *gemm_named(const struct gemm_shape *s, const char *name);
+/* What a table of tuned kernels calls s: all but the chip. */
+void gemm_key(const struct gemm_shape *s, char out[TUNED_KEY]);
+/* Why the rules pick v, for people. */
+void gemm_reason(const struct gemm_shape *s, const struct gemm_variant *v, char *out, size_t size);
 
 #endif

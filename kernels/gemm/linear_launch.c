@@ -142,6 +142,19 @@ static enum klein_status check_e4m3(const struct linear_kernel_args *a, struct k
     return KLEIN_OK;
 }
 
+/* By KLEIN_GEMM, else by the tuned table, else by the rules. */
+static enum klein_status choose(struct gpu *g, const struct gemm_shape *s, const struct gemm_variant **v,
+                                struct klein_error *err)
+{
+    const char *among = getenv("KLEIN_GEMM");
+    char key[TUNED_KEY] = "";
+    if (g->tuned || g->picked) gemm_key(s, key);
+    *v = among && *among ? NULL : gemm_named(s, tuned_kernel(g->tuned, key));
+    if (!*v) TRY(gemm_pick(s, among, v, err));
+    if (g->picked) g->picked(g->picked_user, OP_linear, key, s, (*v)->name);
+    return KLEIN_OK;
+}
+
 enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linear_kernel_args *args,
                               struct klein_error *err)
 {
@@ -153,7 +166,8 @@ enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linea
         .type = type,
         .groups = args->ldscale != 0,
         .rows = {args->split ? args->split : args->m, args->split ? args->m - args->split : 0},
-        .segments = args->segments};
+        .segments = args->segments,
+        .k = args->k};
     for (int i = 0; i < args->segments; i++) {
         const struct linear_segment *s = &args->segment[i];
         const int swiglu = s->kind == LINEAR_SEGMENT_SWIGLU;
@@ -161,7 +175,7 @@ enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linea
         shape.kinds |= 1 << s->kind;
     }
     const struct gemm_variant *v;
-    TRY(gemm_pick(&shape, getenv("KLEIN_GEMM"), &v, err));
+    TRY(choose(g, &shape, &v, err));
     if (v->arch_exact) return gemm_sm90_launch(g, v, args, err);
     return launch_rows(g, v->name, gemm_tiles(v, &shape), v->threads, v->shared, args, err);
 }
