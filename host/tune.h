@@ -1,0 +1,56 @@
+/* tune.h: what klein tune works with: the shapes that a request asks kernels for, and the kernels that could compute them, measured. */
+#ifndef KLEIN_TUNE_H
+#define KLEIN_TUNE_H
+
+#include "../engine/context.h"
+#include "../kernels/attention/attention_pick.h"
+#include "../kernels/check/op_cases.h"
+#include "../kernels/conv/conv_pick.h"
+#include "../kernels/cuda/cuda.h"
+#include "../kernels/gemm/gemm_pick.h"
+
+enum { TUNE_CANDIDATES = 24, TUNE_TEXT = 200 };
+
+struct tune_candidate {
+    const char *kernel;
+    double seconds;           /* median */
+    char excluded[TUNE_TEXT]; /* why it is not a candidate: wrong, or cannot run; "": it is one */
+};
+
+struct tune_shape {
+    char key[TUNED_KEY];
+    enum op_id op; /* linear, attention or conv */
+    union {
+        struct gemm_shape gemm;
+        struct attention_shape attention;
+        struct conv_shape conv;
+    } shape;
+    const char *built_in; /* what the rules pick */
+    int calls;            /* launches of a request */
+    struct op_case c;     /* an op that asks for it */
+    struct tune_candidate candidate[TUNE_CANDIDATES];
+    int candidates;
+    double peer; /* seconds of cuBLASLt's product of that size; 0: not measured */
+};
+
+struct tune_shapes {
+    struct tune_shape *shape;
+    int n, capacity;
+};
+
+/* tune_shapes.c: every shape of a request on dev (a GPU), in order of first use, by a walk without weights and launches. */
+enum klein_status tune_shapes_find(struct device *dev, const struct model_config *config, int fp8,
+                                   const struct klein_request *request, struct tune_shapes *out,
+                                   struct klein_error *err);
+void tune_shapes_free(struct tune_shapes *s);
+/* Why the rules pick its kernel. */
+void tune_reason(const struct tune_shape *s, char out[TUNE_TEXT]);
+
+/* tune_measure.c: fills s->candidate: every kernel that takes the shape (but for those named in `without`), its result compared with
+ * that of the rules' kernel, and the median of `repeat` runs. KLEIN_E_*: the device does not work any more. */
+enum klein_status tune_measure(struct device *dev, struct tune_shape *s, int repeat, const char *without,
+                               struct klein_error *err);
+/* The fastest; the rules' own where no other is faster by 2 %. NULL: none can run. */
+const struct tune_candidate *tune_best(const struct tune_shape *s);
+
+#endif
