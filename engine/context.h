@@ -18,7 +18,10 @@ struct klein {
     struct group *group;         /* of contexts that work together (group.h); NULL: alone */
     int rank;                    /* in the group */
     struct share tokens, passes; /* what it computes of a picture */
-    struct klein_error warning;  /* of opening; said with the first result */
+    struct open_times {          /* seconds of opening, and of the first request's plan; for benches */
+        double files, device, weights, tokenizer, plan;
+    } times;
+    struct klein_error warning; /* of opening; said with the first result */
 };
 
 /* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on

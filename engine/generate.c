@@ -305,7 +305,9 @@ static enum klein_status find_plan(struct generation *g, struct cached_plan **ou
     struct shape shape = shape_of(g);
     struct plan plan;
     if ((*out = cache_find(&k->plans, &shape))) return KLEIN_OK;
+    const double begin = clock_seconds();
     TRY(plan_make_share(k->model->cfg, k->act, g->request, k->tokens, k->passes, &plan, err));
+    if (!k->times.plan) k->times.plan = clock_seconds() - begin;
     struct plan_stage *stage = plan.stage;
     double once = stage[KLEIN_STAGE_TEXT].flops + stage[KLEIN_STAGE_REFERENCES].flops,
            each = (stage[KLEIN_STAGE_DENOISE].flops + stage[KLEIN_STAGE_DECODE].flops) / g->settled.images;

@@ -1,5 +1,6 @@
 #include "group.h"
 
+#include "../base/clock.h"
 #include "../kernels/cuda/cuda.h"
 
 #include <stdio.h>
@@ -80,6 +81,14 @@ static int quantised_files(const struct klein *k)
     return 0;
 }
 
+/* Seconds since *begin, which is then now. */
+static double lap(double *begin)
+{
+    const double before = *begin;
+    *begin = clock_seconds();
+    return *begin - before;
+}
+
 enum klein_status context_open(struct checkpoint *checkpoint, const struct klein_open_options *options,
                                struct klein **out, struct klein_error *err)
 {
@@ -94,11 +103,15 @@ enum klein_status context_open(struct checkpoint *checkpoint, const struct klein
     }
     k->checkpoint = checkpoint;
     k->model = m;
+    double begin = clock_seconds();
     enum klein_status status = open_device(k, options, err);
+    k->times.device = lap(&begin);
     if (status == KLEIN_OK) status = model_place(m, checkpoint, k->device, k->act, k->fp8, err);
+    k->times.weights = lap(&begin);
     k->fp8 = status == KLEIN_OK && (k->fp8 || quantised_files(k));
     if (status == KLEIN_OK && checkpoint_tokenizer_dir(checkpoint))
         status = tokenizer_open(checkpoint_tokenizer_dir(checkpoint), &k->tokenizer, err);
+    k->times.tokenizer = lap(&begin);
     if (status != KLEIN_OK) {
         klein_close(k);
         return status;
@@ -117,6 +130,7 @@ static enum klein_status open_one(const struct klein_open_options *o, const char
                                      .text_encoder = o->text_encoder,
                                      .vae = o->vae,
                                      .variant = (int)o->variant};
+    const double begin = clock_seconds();
     TRY(checkpoint_open(&paths, &checkpoint, err));
     if (!checkpoint_tokenizer_dir(checkpoint)) {
         checkpoint_close(checkpoint);
@@ -125,7 +139,10 @@ static enum klein_status open_one(const struct klein_open_options *o, const char
                     o->model ? o->model : o->text_encoder);
     }
     options.device = device;
-    return context_open(checkpoint, &options, out, err);
+    const double files = clock_seconds() - begin;
+    TRY(context_open(checkpoint, &options, out, err));
+    (*out)->times.files = files;
+    return KLEIN_OK;
 }
 
 static enum klein_status check_gpus(const struct klein_open_options *o, struct klein_error *err)

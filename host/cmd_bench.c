@@ -1,5 +1,6 @@
 /* klein bench: how fast a request runs here, by stage and by operation, against the peaks of what it runs on. */
 #include "bench.h"
+#include "bench_cold.h"
 #include "commands.h"
 #include "shared_options.h"
 #include "signals.h"
@@ -16,7 +17,7 @@
 struct settings {
     struct workload_settings workload;
     const char *config, *compare;
-    int random, repeat, ops, json;
+    int random, repeat, ops, json, cold;
     struct model_settings model;
     struct device_settings device;
 };
@@ -134,10 +135,15 @@ static enum klein_status prepare(struct bench *b, struct klein_error *err)
 {
     const struct settings *s = b->s;
     b->runs = s->repeat ? s->repeat : DEFAULT_REPEAT;
+    if (s->cold && (s->config || s->random || s->ops || s->compare))
+        return fail(err, KLEIN_E_USAGE,
+                    "--cold is of a model's files, one run: without --config, --random, --ops and --compare");
     if (s->config && s->model.model)
         return fail(err, KLEIN_E_USAGE, "--config and --model exclude each other; give one");
     TRY(workload_request(&s->workload, b->references, &b->request, err));
     TRY(fill_references(b, err));
+    b->request.graph = (enum klein_graph)s->device.graph;
+    if (s->cold) return KLEIN_OK;
     if (s->config || s->random)
         TRY(open_random(b, err));
     else
@@ -145,7 +151,6 @@ static enum klein_status prepare(struct bench *b, struct klein_error *err)
     klein_model_info(b->klein, &b->model);
     TRY(plan_make(b->klein->model->cfg, b->klein->act, &b->request, &b->plan, err));
     b->request.progress = on_progress;
-    b->request.graph = (enum klein_graph)s->device.graph;
     return KLEIN_OK;
 }
 
@@ -333,11 +338,16 @@ static enum klein_status run(const void *settings, struct klein_error *err)
     struct bench b = {.s = settings};
     enum klein_status status = prepare(&b, err);
     signals_install();
+    if (!status && b.s->cold) {
+        status = bench_cold(&b.s->model, &b.s->device, &b.request, b.s->json, err);
+        goto done;
+    }
     if (!status) status = peak_find(b.klein, &b.peak, err);
     if (!status && b.peak.soft && b.s->compare)
         status = fail(err, KLEIN_E_USAGE, "times of the soft GPU mean nothing: there is nothing to compare");
     if (!status) status = run_all(&b, err);
     if (!status) status = print(&b, err);
+done:
     for (int i = 0; i < KLEIN_MAX_REFERENCES; i++) free(b.references[i].rgb);
     free(b.seconds);
     op_rows_free(&b.ops);
@@ -353,6 +363,10 @@ static const struct cli_option bench_options[] = {
     {0, "repeat", "N", CLI_INT, AT(repeat), .help = "runs to take the median of", .standard = "3",
      CLI_RANGE(1, 1000)},
     {0, "ops", NULL, CLI_FLAG, AT(ops), .help = "also every kind of operation, the slowest first"},
+    {0, "cold", NULL, CLI_FLAG, AT(cold),
+     .help = "the time to the first picture instead, by stage, from the start of the program, with the "
+             "model's files out of "
+             "memory"},
     {0, "compare", "FILE", CLI_TEXT, AT(compare),
      .help = "compare with the last such result in a file of --json lines; exit code 1 if a stage is slower"},
     {0},

@@ -1,6 +1,7 @@
 #include "cuda.h"
 #include "../backend.h"
 #include "../group/exchange_launch.h"
+#include "../../base/clock.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -150,7 +151,11 @@ int cuda_facts(const struct device *dev, struct cuda_facts *out)
                                .cuda = cuda->cu.version,
                                .modules = g->module_count,
                                .weights = cuda_placed_bytes(cuda),
-                               .scratch = CUDA_SCRATCH};
+                               .scratch = CUDA_SCRATCH,
+                               .driver_seconds = cuda->driver_seconds,
+                               .context_seconds = g->context_seconds,
+                               .module_seconds = g->module_seconds,
+                               .read_seconds = cuda->read_seconds};
     for (int i = 0; i < g->module_count; i++) out->loaded += g->modules[i].handle != NULL;
     return 1;
 }
@@ -181,7 +186,9 @@ enum klein_status cuda_use_tuned(struct device *dev, const char *version, struct
 
 static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal, struct klein_error *err)
 {
+    const double begin = clock_seconds();
     TRY(driver_open(soft, &cuda->cu, err));
+    cuda->driver_seconds = clock_seconds() - begin;
     TRY(gpu_open(&cuda->cu, ordinal, &cuda->gpu, err));
     struct gpu *g = cuda->gpu;
     if (g->arch < 80)

@@ -23,6 +23,7 @@ struct cuda_device {
         uint32_t *stop;
     } group;
     struct tuned *tuned; /* gpu->tuned */
+    double driver_seconds, read_seconds;
 };
 /* Bounds what an op may need beside its operands, whatever their size; the ops that need any work in bands. */
 #define CUDA_SCRATCH ((size_t)64 << 20)
@@ -51,6 +52,8 @@ struct cuda_facts {
     int cuda;                /* what the driver speaks: 12040 is CUDA 12.4 */
     int modules, loaded;     /* files of kernels in this build, and those of them that run here */
     size_t weights, scratch; /* bytes that it holds */
+    double driver_seconds, context_seconds, module_seconds,
+        read_seconds; /* of opening; of weights out of files */
 };
 /* 0 if dev is no GPU ("cuda", "soft"). The name lives as long as the device. */
 int cuda_facts(const struct device *dev, struct cuda_facts *out);

@@ -1,4 +1,5 @@
 #include "gpu.h"
+#include "../../base/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,11 +76,15 @@ static enum klein_status discover(struct gpu *g, struct klein_error *err)
 
 static enum klein_status set_up(struct gpu *g, struct klein_error *err)
 {
+    const double begin = clock_seconds();
     TRY(discover(g, err));
     TRY(gpu_check(g, g->cu->DevicePrimaryCtxRetain(&g->context, g->device), "cuDevicePrimaryCtxRetain", err));
     TRY(gpu_bind(g, err));
     TRY(gpu_check(g, g->cu->StreamCreate(&g->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate", err));
+    const double opened = clock_seconds();
     TRY(gpu_add_modules(g, kernel_modules, err));
+    g->context_seconds = opened - begin;
+    g->module_seconds = clock_seconds() - opened;
     return KLEIN_OK;
 }
 

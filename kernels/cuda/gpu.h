@@ -46,6 +46,7 @@ struct gpu {
         CUmodule handle; /* NULL: no build of it runs here */
     } modules[GPU_MODULES_MAX];
     int module_count;
+    double context_seconds, module_seconds; /* what opening took */
     struct {
         const char *name;
         CUfunction handle;

@@ -6,6 +6,7 @@
 #include "../gemm/quantise.h"
 #include "../pointwise/pointwise.h"
 #include "../../base/arena.h"
+#include "../../base/clock.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +81,9 @@ static enum klein_status upload(struct cuda_device *cuda, void *to, const void *
         int i = p->next;
         p->next = (i + 1) % BUFFERS;
         TRY(gpu_event_sync(cuda->gpu, p->free[i], err));
+        const double begin = clock_seconds();
         memcpy(p->pinned[i], (const char *)from + at, n);
+        cuda->read_seconds += clock_seconds() - begin;
         TRY(gpu_upload(cuda->gpu, (char *)to + at, p->pinned[i], n, err));
         TRY(gpu_event_record(cuda->gpu, p->free[i], err));
     }
