@@ -72,14 +72,31 @@ enum klein_status cache_take_memory(struct plan_cache *c, struct device *dev, st
     return KLEIN_OK;
 }
 
+size_t cache_bytes(const struct plan_cache *c)
+{
+    size_t held = 0;
+    for (int i = 0; i < c->plans; i++) held += c->plan[i]->memory ? c->plan[i]->bytes : 0;
+    return held;
+}
+
+void cache_release(struct plan_cache *c, struct device *dev, const struct cached_plan *keep)
+{
+    for (int i = 0; i < c->plans; i++)
+        if (c->plan[i] != keep) release_memory(dev, c->plan[i]);
+}
+
+void cache_forget_graphs(struct plan_cache *c, struct device *dev)
+{
+    for (int i = 0; i < c->plans; i++) stages_free(dev, &c->plan[i]->stages);
+}
+
 void cache_trim(struct plan_cache *c, struct device *dev)
 {
     if (!dev->graphs) {
         for (int i = 0; i < c->plans; i++) release_memory(dev, c->plan[i]);
         return;
     }
-    size_t held = 0;
-    for (int i = 0; i < c->plans; i++) held += c->plan[i]->memory ? c->plan[i]->bytes : 0;
+    size_t held = cache_bytes(c);
     for (int i; held > c->budget && (i = oldest(c, NULL, 1)) >= 0;) {
         held -= c->plan[i]->bytes;
         release_memory(dev, c->plan[i]);

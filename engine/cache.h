@@ -41,6 +41,11 @@ enum klein_status cache_take_memory(struct plan_cache *c, struct device *dev, st
                                     struct klein_error *err);
 /* After the request: what is beyond the budget goes, on devices without graphs all memory. The device is idle. */
 void cache_trim(struct plan_cache *c, struct device *dev);
+/* Frees the memory of all plans but `keep`. */
+void cache_release(struct plan_cache *c, struct device *dev, const struct cached_plan *keep);
+/* Forgets what was captured: something that it addresses has moved. */
+void cache_forget_graphs(struct plan_cache *c, struct device *dev);
+size_t cache_bytes(const struct plan_cache *c); /* that plans hold */
 void cache_close(struct plan_cache *c, struct device *dev);
 
 #endif

@@ -13,6 +13,8 @@ struct klein {
     struct tokenizer *tokenizer; /* NULL for random weights: token ids are then made up */
     struct device *device;
     enum dtype act;
+    unsigned
+        placed; /* parts whose weights are in the device's memory, a mask of 1 << enum checkpoint_part (memory.h) */
     int fp8; /* the transformer's blocks multiply in FP8 */
     struct plan_cache plans;
     struct group *group;         /* of contexts that work together (group.h); NULL: alone */
@@ -28,6 +30,9 @@ struct klein {
  * failure. Only device, threads, dtype, precision and plan_bytes of the options are read. */
 enum klein_status context_open(struct checkpoint *checkpoint, const struct klein_open_options *options,
                                struct klein **out, struct klein_error *err);
+
+/* Whether a GPU with that many bytes can hold the model and make a picture with it. */
+int context_can_hold(const struct klein *k, size_t bytes, int fp8);
 
 /* klein_generate that also reports every op (for benches): seconds is the op's time on the device. Its ops run one by one, not in
  * graphs, and the marks between them take time too: stages are longer than without. NULL: not wanted. */

@@ -1,4 +1,5 @@
 #include "group.h"
+#include "memory.h"
 #include "noise.h"
 #include "resize.h"
 #include "../base/clock.h"
@@ -18,6 +19,7 @@ struct generation {
     struct job job;
     struct run run;
     double total_flops;
+    int turns; /* the text encoder's weights and the others take turns in the device's memory */
     int32_t *ids[2];
     float **start, **latents;
     uint8_t **rgb;
@@ -75,9 +77,19 @@ static void mark_stage(struct generation *g, enum klein_stage stage, int step, i
     g->n_spans += finished;
 }
 
+/* When memory is short only what the stage needs is there. A prompt that comes as embeddings needs no encoder. */
+static void take_turns(struct generation *g, enum klein_stage stage, int finished)
+{
+    int encodes = !g->settled.prompt_embeds || g->settled.guided;
+    if (!g->turns || stage != KLEIN_STAGE_TEXT || !run_ok(&g->run)) return;
+    if (!finished && encodes) memory_hold(g->k, MEMORY_TEXT, &g->run.err);
+    if (finished) memory_hold(g->k, MEMORY_OTHERS, &g->run.err);
+}
+
 static void on_event(void *user, enum klein_stage stage, int image, int step, int finished)
 {
     struct generation *g = user;
+    if (!finished) take_turns(g, stage, 0);
     struct klein_progress *p = &g->progress;
     if (!finished) run_observe_issued(&g->run); /* they are of the stage before */
     p->stage = stage;
@@ -91,6 +103,7 @@ static void on_event(void *user, enum klein_stage stage, int image, int step, in
         g->stage_begin = time;
     }
     if (stage == KLEIN_STAGE_DECODE && finished && run_ok(&g->run)) finish_image(g, image);
+    if (finished) take_turns(g, stage, 1);
     /* The encoder is not needed again in this call: its mapped pages may leave memory (a later call maps them
      * back in). */
     if (stage == KLEIN_STAGE_TEXT && finished) checkpoint_drop_pages(g->k->checkpoint, PART_TEXT);
@@ -325,6 +338,12 @@ static enum klein_status run_job(struct generation *g, struct cached_plan *plan,
     struct device *dev = g->k->device;
     struct arena arena;
     struct run *r = &g->run;
+    TRY(memory_prepare(g->k, g->request, plan, &g->turns, err));
+    if (g->turns)
+        warn(
+            g->result,
+            "text encoder and transformer do not fit into %s's memory together: each request loads them anew",
+            dev->name);
     TRY(cache_take_memory(&g->k->plans, dev, plan, err));
     if (g->k->group) TRY(group_begin(g->k, plan->memory, err));
     arena_over(&arena, plan->memory, plan->bytes);

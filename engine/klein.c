@@ -1,4 +1,5 @@
 #include "group.h"
+#include "memory.h"
 
 #include "../base/clock.h"
 #include "../kernels/cuda/cuda.h"
@@ -21,21 +22,15 @@ static enum klein_status read_options(const struct klein_open_options *from, str
     return KLEIN_OK;
 }
 
-/* The bytes of a model's weights on a device, with room for a picture beside them. */
-static double weight_bytes(const struct model_config *config, int fp8)
+/* Room that a card must have beside the weights for "auto" to take it: for a picture. */
+#define PICTURE_ROOM ((size_t)1 << 30)
+
+int context_can_hold(const struct klein *k, size_t bytes, int fp8)
 {
-    struct klein_error err = {0};
-    struct checkpoint *shapes = NULL;
-    struct checkpoint_entry e;
-    double bytes = (double)(1u << 30);
-    if (checkpoint_shapes(config, &shapes, &err) == KLEIN_OK) model_visit(shapes, &err);
-    for (int i = 0; shapes && checkpoint_entries(shapes, i, &e); i++) {
-        double n = fp8 && model_is_block_matrix(e.part, e.name, e.ndim) ? 1 : 2;
-        for (int d = 0; d < e.ndim; d++) n *= (double)e.shape[d];
-        bytes += n;
-    }
-    checkpoint_close(shapes);
-    return bytes;
+    struct memory_need n;
+    memory_of_weights(k->checkpoint, DT_BF16, fp8, &n);
+    n.arena = PICTURE_ROOM;
+    return memory_in_turns(&n) <= bytes;
 }
 
 /* "auto": a GPU that can hold the model, else the processor. */
@@ -44,8 +39,7 @@ static enum klein_status open_best(struct klein *k, const struct device_options 
 {
     struct klein_error none = {0};
     if (device_open("cuda", options, &k->device, &none) == KLEIN_OK) {
-        if ((double)k->device->memory >= weight_bytes(checkpoint_config(k->checkpoint), k->fp8))
-            return KLEIN_OK;
+        if (context_can_hold(k, k->device->available(k->device), k->fp8)) return KLEIN_OK;
         device_close(k->device);
     }
     return device_open("cpu", options, &k->device, err);
@@ -104,9 +98,10 @@ enum klein_status context_open(struct checkpoint *checkpoint, const struct klein
     k->checkpoint = checkpoint;
     k->model = m;
     double begin = clock_seconds();
-    enum klein_status status = open_device(k, options, err);
+    enum klein_status status = model_bind(m, checkpoint, err);
+    if (status == KLEIN_OK) status = open_device(k, options, err);
     k->times.device = lap(&begin);
-    if (status == KLEIN_OK) status = model_place(m, checkpoint, k->device, k->act, k->fp8, err);
+    if (status == KLEIN_OK) status = memory_open(k, err);
     k->times.weights = lap(&begin);
     k->fp8 = status == KLEIN_OK && (k->fp8 || quantised_files(k));
     if (status == KLEIN_OK && checkpoint_tokenizer_dir(checkpoint))

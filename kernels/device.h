@@ -12,7 +12,7 @@ struct device_options {
  * multiplied in FP8, so quantised to F8_E4M3 with scales unless it is already; a convolution [cout, cin * ksize * ksize] in OIHW. */
 enum weight_kind { WEIGHT_VECTOR, WEIGHT_MATRIX, WEIGHT_MATRIX_E4M3, WEIGHT_CONV_1X1, WEIGHT_CONV_3X3 };
 
-enum { DEVICE_MARKS = 768 };
+enum { DEVICE_MARKS = 768, DEVICE_GROUPS = 4 };
 
 /* Recording ops, to launch them again as one. Between begin and end nothing runs, and nothing but ops and `copy` is called. */
 struct device_graphs {
@@ -44,7 +44,7 @@ struct device {
     char description[128]; /* "AMD EPYC, 2 threads, AVX-512 BF16" */
     enum dtype act;        /* fastest activation dtype it supports: what --dtype auto takes */
     int computes;          /* 0: the null device; nothing may read its memory */
-    int e4m3;              /* its ops take and write activations in F8_E4M3 where ops.h allows that */
+    int e4m3; /* it multiplies e4m3: its ops take and write activations in F8_E4M3 where ops.h allows that */
     int threads;
     size_t memory; /* bytes of its own in all; 0: the host's */
     void (*close)(struct device *dev);
@@ -65,6 +65,11 @@ struct device {
      * that they expect, until the device is closed. NULL: ops take weights where they are, and quantise none. */
     enum klein_status (*place)(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
                                struct klein_error *err);
+    /* Frees the weights that were placed while dev->group was that number. */
+    void (*unplace)(struct device *dev, int group);
+    int group; /* of what is placed from now on; the caller's to set, below DEVICE_GROUPS */
+    /* Bytes of its memory that can still be had; NULL: of the host's. */
+    size_t (*available)(struct device *dev);
     /* Makes the calling thread the one that uses the device, which its first one is already. NULL: any may. */
     enum klein_status (*bind)(struct device *dev, struct klein_error *err);
     const struct device_exchange *exchange; /* NULL: works alone */
@@ -75,6 +80,11 @@ struct device {
     enum klein_status (*mark)(struct device *dev, int i, struct klein_error *err);
     double (*between)(struct device *dev, int from, int to);
 };
+
+/* What a GPU's memory holds of a weight once it is placed (only dtype, rows and cols of t are read), and what each GPU device takes beside
+ * weights and arenas: scratch memory of its own, and pinned memory of the host that weights pass through. */
+size_t gpu_weight_bytes(enum weight_kind kind, enum dtype act, struct tensor t);
+extern const size_t gpu_scratch_bytes, gpu_staging_bytes;
 
 /* Opens a backend: "cpu", "ref", "null"; "cuda" or "cuda:N", an NVIDIA GPU; "soft" or "soft:N", the same code on a GPU made of
  * software (kernels/soft/softgpu.h). Unknown: KLEIN_E_NO_DEVICE naming what exists. */

@@ -10,20 +10,20 @@
  * 1946 bytes per cycle measured on an RTX 4090 (smallscientist1/cuda_microbenchmark), by width of the memory bus on the others; Hopper
  * inferred from kernels without multicast that stay at 600-700 TF. "guess": no measurement found. */
 static const struct gpu_spec gpus[] = {
-    /* name, title, products, multiprocessors, clock, sustained, bf16, e4m3, mma_sync, memory, l2, shared, lacks */
-    {"a100", "A100 SXM 80 GB", GPU_MMA_SYNC, 108, 1.410e9, 0.90, 2048, 0, 2048, 2.04e12, 40, 164, NULL},
+    /* name, title, products, multiprocessors, clock, sustained, bf16, e4m3, mma_sync, memory, l2, shared, card_mib, lacks */
+    {"a100", "A100 SXM 80 GB", GPU_MMA_SYNC, 108, 1.410e9, 0.90, 2048, 0, 2048, 2.04e12, 40, 164, 81920, NULL},
     /* 72 W: about half of the peak (guess) */
-    {"l4", "L4", GPU_MMA_SYNC, 58, 2.040e9, 0.55, 1024, 2048, 1024, 0.30e12, 16.8, 100, NULL},
+    {"l4", "L4", GPU_MMA_SYNC, 58, 2.040e9, 0.55, 1024, 2048, 1024, 0.30e12, 16.8, 100, 23034, NULL},
     /* 300 W (guess) */
-    {"l40s", "L40S", GPU_MMA_SYNC, 142, 2.490e9, 0.80, 1024, 2048, 1024, 0.864e12, 13.7, 100, NULL},
-    {"4090", "RTX 4090", GPU_MMA_SYNC, 128, 2.520e9, 1.00, 512, 1024, 512, 1.008e12, 15.2, 100, NULL},
+    {"l40s", "L40S", GPU_MMA_SYNC, 142, 2.490e9, 0.80, 1024, 2048, 1024, 0.864e12, 13.7, 100, 46068, NULL},
+    {"4090", "RTX 4090", GPU_MMA_SYNC, 128, 2.520e9, 1.00, 512, 1024, 512, 1.008e12, 15.2, 100, 24564, NULL},
     /* mma.sync on Hopper has 62 % of wgmma's rate (arXiv 2402.13499) */
-    {"h100", "H100 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 3.35e12, 44, 228, NULL},
-    {"h200", "H200 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 4.80e12, 44, 228, NULL},
+    {"h100", "H100 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 3.35e12, 44, 228, 81559, NULL},
+    {"h200", "H200 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 4.80e12, 44, 228, 143771, NULL},
     /* L2, mma.sync: guesses */
-    {"b200", "B200", GPU_TCGEN05, 148, 1.856e9, 0.86, 8192, 16384, 2560, 8.00e12, 56, 228, "tcgen05"},
+    {"b200", "B200", GPU_TCGEN05, 148, 1.856e9, 0.86, 8192, 16384, 2560, 8.00e12, 56, 228, 183359, "tcgen05"},
     /* e4m3 by plain mma.sync; its block-scaled form has twice the rate, and klein does not use it */
-    {"5090", "RTX 5090", GPU_MMA_SYNC, 170, 2.407e9, 1.00, 512, 1024, 512, 1.79e12, 15.3, 100, NULL},
+    {"5090", "RTX 5090", GPU_MMA_SYNC, 170, 2.407e9, 1.00, 512, 1024, 512, 1.79e12, 15.3, 100, 32607, NULL},
 };
 enum { GPUS = sizeof gpus / sizeof *gpus };
 

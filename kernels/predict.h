@@ -23,6 +23,7 @@ struct gpu_spec {
     double memory;     /* bytes per second, quoted */
     double l2;         /* bytes per cycle and multiprocessor that kernels get */
     int shared;        /* KiB of shared memory per multiprocessor that blocks can have */
+    int card_mib;      /* MiB of memory, as nvidia-smi shows it */
     const char
         *lacks; /* instructions that klein has no kernels for: the prediction is of such kernels; or NULL */
 };

@@ -4,7 +4,7 @@
 #include "support/models.h"
 #include "support/support.h"
 
-#include "../engine/context.h"
+#include "../engine/memory.h"
 #include "../kernels/cuda/cuda.h"
 #include "../kernels/soft/softgpu.h"
 #include "../weights/checkpoint.h"
@@ -448,6 +448,11 @@ static void check_file(enum scales kind)
     file_picture(k, &on_gpu);
     klein_model_info(k, &info);
     cr_assert(!strcmp(info.precision, "fp8"));
+    struct memory_need need; /* counted as what it is: what "auto" chooses by */
+    struct cuda_facts facts;
+    memory_of_weights(k->checkpoint, DT_BF16, 0, &need);
+    cr_assert(cuda_facts(k->device, &facts) && memory_weights(&need) == facts.weights,
+              "%zu bytes planned, %zu placed", memory_weights(&need), facts.weights);
     const struct tensor qkv = k->model->dit.doubles[0].stream[DIT_IMAGE].qkv.part[1];
     cr_assert(qkv.dtype == DT_F8E4M3 && qkv.scale && k->model->dit.proj_out.dtype == DT_BF16);
     klein_close(k);

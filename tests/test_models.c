@@ -189,8 +189,10 @@ Test(models, rope)
     struct fixture f;
     fixture_open(&f, GOLDEN_MODEL("tiny"), "ref", DT_F32);
     struct st_file *file = golden_open(GOLDEN("dit.safetensors"));
-    const struct rope_span spans[] = {{0, 4, 6, 0}, {10, 3, 5, 0}, {20, 2, 7, 0}, {30, 5, 4, 0}};
-    struct rope rope = rope_4d(&f.r, spans, 4, f.model->cfg->dit.rope_axes, f.model->cfg->dit.rope_theta);
+    const struct rope_span spans[] = {
+        {0, 4, 6, 0, 0, 24}, {10, 3, 5, 0, 0, 15}, {20, 2, 7, 0, 0, 14}, {30, 5, 4, 0, 0, 20}};
+    struct rope rope =
+        rope_4d(&f.r, spans, 4, 24 + 15 + 14 + 20, f.model->cfg->dit.rope_axes, f.model->cfg->dit.rope_theta);
     fixture_compare(&f, rope.cos, file, "r3.rope_cos", 1e-6);
     fixture_compare(&f, rope.sin, file, "r3.rope_sin", 1e-6);
     st_close(file);

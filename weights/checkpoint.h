@@ -64,6 +64,9 @@ typedef enum klein_status checkpoint_placer(void *user, enum checkpoint_part par
                                             const int64_t *shape, struct tensor *t, struct klein_error *err);
 void checkpoint_place(struct checkpoint *c, checkpoint_placer *place, void *user);
 
+/* The tensors of `part` will be asked for once more, as they were the first time: to place them again. */
+void checkpoint_ask_again(struct checkpoint *c, enum checkpoint_part part);
+
 /* After everything was asked for: every tensor in the files of `part` was used exactly once or is on the ignore list
  * (text encoder: layers from the last needed on, model.norm, lm_head; vae: bn.num_batches_tracked). Names up to three leftovers. */
 enum klein_status checkpoint_all_used(struct checkpoint *c, enum checkpoint_part part,

@@ -49,7 +49,9 @@ struct asked {
     uint64_t hash;                 /* of the name */
     void *memory;                  /* random checkpoints: the tensor's own mapping */
     size_t bytes;
-    float *scale; /* quantised matrices: of each row */
+    float *scale;     /* quantised matrices: of each row */
+    const void *data; /* of the tensor, wherever it is */
+    int again;        /* it will be asked for once more */
 };
 
 struct checkpoint {

@@ -22,6 +22,11 @@ static void cuda_free(struct device *dev, void *memory, size_t bytes)
     gpu_free(gpu_of(dev), memory);
 }
 
+static size_t cuda_available(struct device *dev)
+{
+    return gpu_available(gpu_of(dev));
+}
+
 static enum klein_status cuda_upload(struct device *dev, void *to, const void *host, size_t bytes,
                                      struct klein_error *err)
 {
@@ -223,6 +228,8 @@ enum klein_status cuda_open(const struct device_options *options, int soft, int 
                                  .download = cuda_download,
                                  .copy = cuda_copy,
                                  .place = cuda_place,
+                                 .unplace = cuda_unplace_group,
+                                 .available = cuda_available,
                                  .wait = cuda_wait,
                                  .mark = cuda_mark,
                                  .between = cuda_between,

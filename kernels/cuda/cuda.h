@@ -40,7 +40,8 @@ extern const struct device_graphs cuda_graphs;
  * runs (in F32 runs they stay what they are) or e4m3 of the BF16 numbers (sm_89 and later; so are those that come in it), convolutions are packed (conv_launch.h). */
 enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
                              struct klein_error *err);
-void cuda_unplace(struct cuda_device *cuda);
+void cuda_unplace(struct cuda_device *cuda); /* all of them */
+void cuda_unplace_group(struct device *dev, int group);
 
 /* What people and benches want to know of a device beside struct device. */
 struct cuda_facts {

@@ -130,14 +130,19 @@ static CUdeviceptr address(const void *p)
     return (CUdeviceptr)(uintptr_t)p;
 }
 
+size_t gpu_available(struct gpu *g)
+{
+    size_t left = 0, total;
+    return g->cu->MemGetInfo(&left, &total) == CUDA_SUCCESS ? left : 0;
+}
+
 enum klein_status gpu_alloc(struct gpu *g, size_t bytes, void **out, struct klein_error *err)
 {
     CUdeviceptr p = 0;
     CUresult r = g->cu->MemAlloc(&p, bytes ? bytes : 1);
     *out = (void *)(uintptr_t)p;
     if (r != CUDA_ERROR_OUT_OF_MEMORY) return gpu_check(g, r, "cuMemAlloc", err);
-    size_t left = 0, total = 0;
-    g->cu->MemGetInfo(&left, &total);
+    size_t left = gpu_available(g), total = g->memory;
     return fail(err, KLEIN_E_NO_MEMORY,
                 "%s: %zu MiB asked for, %zu of %zu MiB are free: use a smaller size or fewer references",
                 g->name, bytes >> 20, left >> 20, total >> 20);

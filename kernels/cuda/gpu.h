@@ -72,6 +72,7 @@ enum klein_status gpu_check(struct gpu *g, CUresult result, const char *what, st
 /* Memory. gpu_alloc: 256-byte aligned, contents undefined. Pinned host memory makes copies asynchronous. */
 enum klein_status gpu_alloc(struct gpu *g, size_t bytes, void **out, struct klein_error *err);
 void gpu_free(struct gpu *g, void *memory);
+size_t gpu_available(struct gpu *g); /* bytes that can still be had; 0 if the driver does not say */
 enum klein_status gpu_alloc_pinned(struct gpu *g, size_t bytes, void **out, struct klein_error *err);
 void gpu_free_pinned(struct gpu *g, void *memory);
 enum klein_status gpu_upload(struct gpu *g, void *to, const void *host, size_t bytes,

@@ -19,9 +19,12 @@ struct placed {
     void *pinned[BUFFERS];
     CUevent free[BUFFERS]; /* the copy out of the buffer is done */
     int next;              /* buffer */
-    void **memory;
+    struct placed_weight {
+        void *memory;
+        size_t bytes;
+        int group;
+    } * weight;
     int count, capacity;
-    size_t bytes; /* of memory[] */
 };
 
 static enum klein_status open_buffers(struct cuda_device *cuda, struct klein_error *err)
@@ -41,14 +44,27 @@ void cuda_unplace(struct cuda_device *cuda)
 {
     struct placed *p = cuda->placed;
     if (!p) return;
-    for (int i = 0; i < p->count; i++) gpu_free(cuda->gpu, p->memory[i]);
+    for (int i = 0; i < p->count; i++) gpu_free(cuda->gpu, p->weight[i].memory);
     for (int i = 0; i < BUFFERS; i++) {
         gpu_free_pinned(cuda->gpu, p->pinned[i]);
         if (p->free[i]) gpu_event_close(cuda->gpu, p->free[i]);
     }
-    free(p->memory);
+    free(p->weight);
     free(p);
     cuda->placed = NULL;
+}
+
+void cuda_unplace_group(struct device *dev, int group)
+{
+    struct cuda_device *cuda = (struct cuda_device *)dev;
+    struct placed *p = cuda->placed;
+    int kept = 0;
+    for (int i = 0; p && i < p->count; i++)
+        if (p->weight[i].group == group)
+            gpu_free(cuda->gpu, p->weight[i].memory);
+        else
+            p->weight[kept++] = p->weight[i];
+    if (p) p->count = kept;
 }
 
 static enum klein_status take(struct cuda_device *cuda, size_t bytes, void **out, struct klein_error *err)
@@ -56,20 +72,21 @@ static enum klein_status take(struct cuda_device *cuda, size_t bytes, void **out
     struct placed *p = cuda->placed;
     if (p->count == p->capacity) {
         int capacity = p->capacity ? 2 * p->capacity : 256;
-        void **more = realloc(p->memory, (size_t)capacity * sizeof *more);
+        struct placed_weight *more = realloc(p->weight, (size_t)capacity * sizeof *more);
         if (!more) return fail(err, KLEIN_E_NO_MEMORY, "no memory for the list of a GPU's weights");
-        p->memory = more;
+        p->weight = more;
         p->capacity = capacity;
     }
     TRY(gpu_alloc(cuda->gpu, bytes, out, err));
-    p->memory[p->count++] = *out;
-    p->bytes += bytes;
+    p->weight[p->count++] = (struct placed_weight){*out, bytes, cuda->base.group};
     return KLEIN_OK;
 }
 
 size_t cuda_placed_bytes(const struct cuda_device *cuda)
 {
-    return cuda->placed ? cuda->placed->bytes : 0;
+    size_t sum = 0;
+    for (int i = 0; cuda->placed && i < cuda->placed->count; i++) sum += cuda->placed->weight[i].bytes;
+    return sum;
 }
 
 static enum klein_status upload(struct cuda_device *cuda, void *to, const void *from, size_t bytes,
@@ -147,20 +164,39 @@ static enum klein_status fill_quantised(struct cuda_device *cuda, struct tensor 
     return KLEIN_OK;
 }
 
+static enum dtype placed_dtype(enum weight_kind kind, enum dtype act, enum dtype from)
+{
+    return kind == WEIGHT_VECTOR                             ? DT_F32
+           : kind == WEIGHT_MATRIX_E4M3 || from == DT_F8E4M3 ? DT_F8E4M3
+           : kind >= WEIGHT_CONV_1X1 || act == DT_BF16       ? act
+                                                             : from;
+}
+
+size_t gpu_weight_bytes(enum weight_kind kind, enum dtype act, struct tensor t)
+{
+    const enum dtype type = placed_dtype(kind, act, t.dtype);
+    const int ksize = kind == WEIGHT_CONV_3X3 ? 3 : 1;
+    if (kind >= WEIGHT_CONV_1X1) t = conv_packed(t.rows, t.cols / (ksize * ksize), ksize, act);
+    const size_t elements = (size_t)t.rows * (size_t)(kind >= WEIGHT_CONV_1X1 ? t.ld : t.cols);
+    return type == DT_F8E4M3 ? rounded_up(elements) + (size_t)t.rows * sizeof(float)
+                             : elements * dtype_size(type);
+}
+
+const size_t gpu_scratch_bytes = CUDA_SCRATCH, gpu_staging_bytes = BUFFERS * PART;
+
 static enum klein_status place_quantised(struct cuda_device *cuda, enum dtype act, struct tensor *t,
                                          struct klein_error *err)
 {
     const struct gpu *g = cuda->gpu;
-    const size_t bytes = rounded_up((size_t)t->rows * (size_t)t->cols);
-    if (g->arch < 89)
+    if (!cuda->base.e4m3)
         return fail(err, KLEIN_E_UNSUPPORTED,
                     "FP8 needs sm_89 (Ada) or later; %s is sm_%d: take BF16 weights and --precision bf16",
                     g->name, g->arch);
     if (act != DT_BF16)
         return fail(err, KLEIN_E_UNSUPPORTED, "%s multiplies FP8 by FP8 only: --dtype bf16", g->name);
     struct tensor to = tensor_of(NULL, DT_F8E4M3, t->rows, t->cols);
-    TRY(take(cuda, bytes + (size_t)t->rows * sizeof(float), &to.ptr, err));
-    to.scale = (float *)((char *)to.ptr + bytes);
+    TRY(take(cuda, gpu_weight_bytes(WEIGHT_MATRIX_E4M3, act, *t), &to.ptr, err));
+    to.scale = (float *)((char *)to.ptr + rounded_up((size_t)t->rows * (size_t)t->cols));
     TRY(fill_quantised(cuda, to, *t, err));
     *t = to;
     return KLEIN_OK;
@@ -175,7 +211,8 @@ static enum klein_status place_conv(struct cuda_device *cuda, int ksize, enum dt
     struct tensor packed = conv_packed(t->rows, t->cols / (ksize * ksize), ksize, act), raw = *t;
     raw.ptr = cuda->scratch;
     TRY(upload(cuda, raw.ptr, t->ptr, bytes, err));
-    TRY(take(cuda, (size_t)packed.rows * (size_t)packed.ld * dtype_size(packed.dtype), &packed.ptr, err));
+    TRY(take(cuda, gpu_weight_bytes(ksize == 3 ? WEIGHT_CONV_3X3 : WEIGHT_CONV_1X1, act, *t), &packed.ptr,
+             err));
     TRY(conv_pack(cuda->gpu, packed, raw, ksize, err));
     *t = packed;
     return KLEIN_OK;
@@ -191,8 +228,8 @@ enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dty
     if (kind >= WEIGHT_CONV_1X1) return place_conv(cuda, kind == WEIGHT_CONV_3X3 ? 3 : 1, act, t, err);
     if (kind == WEIGHT_MATRIX_E4M3 || t->dtype == DT_F8E4M3) return place_quantised(cuda, act, t, err);
     struct tensor from = *t, to = from;
-    to.dtype = kind == WEIGHT_VECTOR ? DT_F32 : act == DT_BF16 ? DT_BF16 : from.dtype;
-    size_t bytes = (size_t)to.rows * (size_t)to.cols * dtype_size(to.dtype);
+    to.dtype = placed_dtype(kind, act, from.dtype);
+    size_t bytes = gpu_weight_bytes(kind, act, from);
     TRY(take(cuda, bytes, &to.ptr, err));
     if (to.dtype == from.dtype)
         TRY(upload(cuda, to.ptr, from.ptr, bytes, err));
