@@ -119,33 +119,33 @@ static void check_equal(const char *claim, struct members g, struct klein_reques
 }
 
 #if !SANITIZED
-Test(group, ulysses_2_sm_90a, .timeout = 120)
+Test(group, ulysses_2_sm_90a, .timeout = 400)
 {
     check_equal("sm_90a:2", (struct members){.n = 2, .heads = 2}, small(0));
 }
 
-Test(group, ulysses_2_sm_80, .timeout = 120)
+Test(group, ulysses_2_sm_80, .timeout = 400)
 {
     check_equal("sm_80:2", (struct members){.n = 2, .heads = 2}, small(0));
 }
 
-Test(group, ulysses_2_fp8, .timeout = 120)
+Test(group, ulysses_2_fp8, .timeout = 400)
 {
     check_equal("sm_89:2", (struct members){.n = 2, .heads = 2, .precision = KLEIN_PRECISION_FP8}, small(0));
 }
 
-Test(group, ulysses_4, .timeout = 120)
+Test(group, ulysses_4, .timeout = 400)
 {
     check_equal("sm_90a:4", (struct members){.n = 4, .heads = 4}, small(0));
 }
 
-Test(group, ulysses_8, .timeout = 120)
+Test(group, ulysses_8, .timeout = 400)
 {
     check_equal("sm_90a:8", (struct members){.n = 8, .heads = 8}, small(0));
 }
 
 /* Guidance on two devices, by passes and by tokens. */
-Test(group, guidance_by_passes, .timeout = 120)
+Test(group, guidance_by_passes, .timeout = 400)
 {
     struct klein_request q = small(0);
     q.guidance = 3;
@@ -153,7 +153,7 @@ Test(group, guidance_by_passes, .timeout = 120)
                 q);
 }
 
-Test(group, guidance_by_tokens, .timeout = 120)
+Test(group, guidance_by_tokens, .timeout = 400)
 {
     struct klein_request q = small(0);
     q.guidance = 3;
@@ -162,7 +162,7 @@ Test(group, guidance_by_tokens, .timeout = 120)
 
 /* Two references, so that a device's part of them begins within one and ends within the other; two pictures: the second begins while the
  * first is decoded. */
-Test(group, ulysses_with_references, .timeout = 120)
+Test(group, ulysses_with_references, .timeout = 400)
 {
     uint8_t *rgb = malloc(80 * 80 * 3);
     cr_assert(rgb);
@@ -187,7 +187,7 @@ static void next_one(void *user, int image, const struct klein_result *so_far)
     cr_assert(image == (*next)++ && so_far->n_images > image && so_far->images[image].rgb);
 }
 
-Test(group, replicas, .timeout = 120)
+Test(group, replicas, .timeout = 400)
 {
     machine("sm_90a:4", 0, SOFTGPU_LATE);
     struct members g = {.n = 1, .heads = 2, .parallel = KLEIN_PARALLEL_REPLICA};
@@ -208,7 +208,7 @@ Test(group, replicas, .timeout = 120)
     klein_close(one), klein_close(four);
 }
 
-Test(group, seeds_and_landings, .timeout = 120)
+Test(group, seeds_and_landings, .timeout = 400)
 {
     uint64_t want = 0;
     for (uint64_t seed = 0; seed < 6; seed++) {
@@ -247,7 +247,7 @@ static void check_failure(int n, enum klein_parallel parallel, int device, int l
     klein_close(k);
 }
 
-Test(group, a_device_fails, .timeout = 120)
+Test(group, a_device_fails, .timeout = 400)
 {
     for (int device = 0; device < 2; device++)
         for (int before = 0; before < 3; before += 2) { /* op by op; in graphs */
@@ -262,7 +262,7 @@ static int cancel_late(void *user, const struct klein_progress *p)
     return ++*(int *)user && p->fraction > 0.3;
 }
 
-Test(group, cancelled_and_usable_after, .timeout = 120)
+Test(group, cancelled_and_usable_after, .timeout = 400)
 {
     machine("sm_90a:2", 0, SOFTGPU_LATE);
     struct klein *k = open_group((struct members){.n = 2, .heads = 2});
