@@ -3,8 +3,9 @@
  * Element (r, c) is at ptr + (r * ld + c) * dtype_size(dtype); columns are contiguous, ld >= cols.
  * Images are tensors too: rows = height * width (row-major pixels), cols = channels (NHWC with N = 1).
  * A vector is a tensor with rows = 1. A tensor with ptr == NULL means "absent" where an op allows that.
- * A quantised matrix has a scale per row: what it stands for is element (r, c) times scale[r]. Quantising a row gives it the scale
- * largest magnitude / 448, that of e4m3, and rounds what is left to nearest. */
+ * A quantised matrix has scales, one per row or one per row and TENSOR_GROUP columns: what it stands for is element (r, c) times
+ * tensor_scale(t, r, c). Quantising gives what shares a scale the scale largest magnitude / 448, that of e4m3, and rounds what is left
+ * to nearest. */
 #ifndef KLEIN_TENSOR_H
 #define KLEIN_TENSOR_H
 
@@ -17,8 +18,11 @@ struct tensor {
     enum dtype dtype;
     int rows, cols;
     int64_t ld;   /* elements from one row to the next */
-    float *scale; /* [rows], beside the elements in the device's memory; NULL: not quantised */
+    float *scale; /* beside the elements in the device's memory; NULL: not quantised */
+    int64_t
+        ldscale; /* 0: a scale per row; else scale[i * ldscale + row] is that of columns from i * TENSOR_GROUP */
 };
+enum { TENSOR_GROUP = 128 };
 
 static inline struct tensor tensor_of(void *ptr, enum dtype dtype, int rows, int cols)
 {
@@ -32,7 +36,7 @@ static inline void *tensor_at(struct tensor t, int row, int col)
     return (void *)((uintptr_t)t.ptr + ((size_t)row * (size_t)t.ld + (size_t)col) * dtype_size(t.dtype));
 }
 
-/* Rows [from, from + n) and columns [from, from + n) of t. */
+/* Rows [from, from + n) and columns [from, from + n) of t. Where columns have scales, `from` is a multiple of TENSOR_GROUP. */
 static inline struct tensor tensor_rows(struct tensor t, int from, int n)
 {
     t.ptr = tensor_at(t, from, 0);
@@ -45,7 +49,24 @@ static inline struct tensor tensor_cols(struct tensor t, int from, int n)
 {
     t.ptr = tensor_at(t, 0, from);
     t.cols = n;
+    if (t.scale) t.scale += from / TENSOR_GROUP * t.ldscale;
     return t;
+}
+
+/* Columns that share a scale, and how many scales a row has. */
+static inline int tensor_group(struct tensor t)
+{
+    return t.ldscale ? TENSOR_GROUP : t.cols;
+}
+
+static inline int tensor_groups(struct tensor t)
+{
+    return (t.cols + tensor_group(t) - 1) / tensor_group(t);
+}
+
+static inline float tensor_scale(struct tensor t, int row, int col)
+{
+    return t.scale ? t.scale[col / TENSOR_GROUP * t.ldscale + row] : 1;
 }
 
 static inline float tensor_get(struct tensor t, int row, int col)

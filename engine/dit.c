@@ -269,13 +269,21 @@ static void attention(struct run *r, const struct dit_config *d, const struct di
     if (several) heads_to_rows(r, q, s, o);
 }
 
-/* h, from adaln to the products of w: quantised where the device multiplies w as it is. The memory is h's, elements, then scales. */
-static struct tensor operand_of(const struct run *r, struct tensor h, struct tensor w)
+/* x of the products of w, as what makes it writes it: quantised where the device multiplies w as it is. The memory is x's, elements, then
+ * scales. adaln has a row's scale; attention and SwiGLU have only the columns of a tile at a time. */
+static struct tensor operand_of(const struct run *r, struct tensor x, struct tensor w, int groups)
 {
-    if (!r->dev->e4m3 || r->act != DT_BF16 || w.dtype != DT_F8E4M3) return h;
-    h.dtype = DT_F8E4M3;
-    h.scale = tensor_at(h, h.rows, 0);
-    return h;
+    if (!(groups ? r->dev->e4m3_groups : r->dev->e4m3) || r->act != DT_BF16 || w.dtype != DT_F8E4M3) return x;
+    x.dtype = DT_F8E4M3;
+    x.scale = tensor_at(x, x.rows, 0);
+    x.ldscale = groups ? x.rows : 0;
+    return x;
+}
+
+/* The same for what attention makes, alone or beside the MLP: several devices exchange it as it is. */
+static struct tensor attended_of(const struct run *r, struct tensor x, struct tensor w)
+{
+    return share_size(r->tokens) > 1 ? x : operand_of(r, x, w, 1);
 }
 
 static void double_block(struct run *r, const struct dit *m, const struct dit_double *b,
@@ -284,10 +292,12 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
     const struct dit_config *d = m->cfg;
     const struct dit_stream *txt = &b->stream[DIT_TEXT], *img = &b->stream[DIT_IMAGE];
     int D = d->width, split = s->own.n[DIT_TEXT];
-    struct tensor o = tensor_cols(s->om, 0, D), u = tensor_cols(s->om, D, d->mlp_width);
+    struct tensor o = tensor_cols(attended_of(r, s->om, img->proj), 0, D),
+                  u = tensor_cols(operand_of(r, s->om, img->mlp_out, 1), D, d->mlp_width);
     enum { SHIFT1, SCALE1, GATE1, SHIFT2, SCALE2, GATE2 }; /* 1: attention, 2: MLP */
     struct tensor mod[2][6];
-    struct tensor h_qkv = operand_of(r, s->h, img->qkv.part[0]), h_mlp = operand_of(r, s->h, img->mlp_in);
+    struct tensor h_qkv = operand_of(r, s->h, img->qkv.part[0], 0),
+                  h_mlp = operand_of(r, s->h, img->mlp_in, 0);
     for (int g = 0; g < 2; g++)
         for (int i = 0; i < 6; i++)
             mod[g][i] = vectors(q->now, (g == DIT_TEXT ? DIT_MOD_TEXT : DIT_MOD_IMAGE) + i, 1);
@@ -352,7 +362,8 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
     const struct dit_config *d = m->cfg;
     int D = d->width;
     struct tensor shift = vectors(q->now, DIT_MOD_SINGLE, 1), scale = vectors(q->now, DIT_MOD_SINGLE + 1, 1);
-    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s->h, b->in);
+    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s->h, b->in, 0),
+                  om = attended_of(r, s->om, b->out);
 
     run_adaln(r,
               &(struct adaln_args){.y = h, .x = s->z, .eps = d->eps, .shift[0] = shift, .scale[0] = scale});
@@ -363,7 +374,7 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
                       .qkv = {.q = s->qkv[0],
                               .k = s->qkv[1],
                               .v = s->qkv[2],
-                              .mlp = tensor_cols(s->om, D, d->mlp_width),
+                              .mlp = tensor_cols(om, D, d->mlp_width),
                               .cos = q->rope.cos,
                               .sin = q->rope.sin,
                               .heads = d->heads,
@@ -371,9 +382,9 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
                               .head_dim = d->head_dim,
                               .pairs = ROPE_INTERLEAVED,
                               .eps = d->eps}});
-    attention(r, d, q, s, tensor_cols(s->om, 0, D));
+    attention(r, d, q, s, tensor_cols(om, 0, D));
     run_linear(r, &(struct linear_args){.y = s->z,
-                                        .x = s->om,
+                                        .x = om,
                                         .residual = s->z,
                                         .epilogue = LINEAR_RESIDUAL,
                                         .group[0] = {.w = weight_of(b->out), .gate = gate}});

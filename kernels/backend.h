@@ -24,7 +24,7 @@ enum klein_status host_copy(struct device *dev, void *to, const void *from, size
 /* The thread count that an option value means: itself, or all processors that this process may use for 0. */
 int host_threads(int option);
 
-/* The dtype in which a linear computes: BF16 if x or an output is or x is quantised, else F32. */
+/* The dtype in which a linear computes: BF16 if x or an output is BF16 or quantised, else F32. */
 enum dtype linear_act(const struct linear_args *a);
 /* How many keys there are, for devices whose memory is the host's. */
 static inline int attention_keys(const struct attention_args *a)

@@ -1,4 +1,4 @@
-#include "ops.h"
+#include "backend.h"
 
 #include <stdio.h>
 
@@ -53,7 +53,7 @@ static enum klein_status operand(const char *op, const char *name, struct tensor
 
 static double bytes_of(struct tensor t)
 {
-    double scales = t.scale ? (double)t.rows * sizeof *t.scale : 0;
+    double scales = t.scale ? (double)t.rows * tensor_groups(t) * sizeof *t.scale : 0;
     return t.ptr ? (double)t.rows * t.cols * (double)dtype_size(t.dtype) + scales : 0;
 }
 
@@ -95,7 +95,7 @@ enum klein_status ops_check_adaln(const struct adaln_args *a, struct op_cost *co
     NEED(a->x, ACT, ANY, ANY);
     NEED(a->y, ACT | E4M3, a->x.rows, a->x.cols);
     if (a->y.dtype == DT_F8E4M3) {
-        RULE(a->y.scale && a->y.ptr != a->x.ptr);
+        RULE(a->y.scale && !a->y.ldscale && a->y.ptr != a->x.ptr);
     } else {
         SAME_TYPE(a->y, a->x);
     }
@@ -119,7 +119,7 @@ static enum klein_status check_weight(const char *op, const struct weight *w, in
         return fail(err, KLEIN_E_INTERNAL, "%s: weight of %d parts", op, w->parts);
     for (int i = 0; i < w->parts; i++) {
         TRY(operand(op, "weight", w->part[i], WEIGHT | E4M3, ANY, k, err));
-        if ((w->part[i].dtype == DT_F8E4M3) != (w->part[i].scale != NULL))
+        if ((w->part[i].dtype == DT_F8E4M3) != (w->part[i].scale != NULL) || w->part[i].ldscale)
             return fail(err, KLEIN_E_INTERNAL, "%s: weight of %s %s scales", op, dtype_name(w->part[i].dtype),
                         w->part[i].scale ? "with" : "without");
         if (w->part[i].dtype != w->part[0].dtype)
@@ -129,13 +129,25 @@ static enum klein_status check_weight(const char *op, const struct weight *w, in
     return KLEIN_OK;
 }
 
+/* A result that is of type act, or quantised with scales per TENSOR_GROUP columns. */
+static enum klein_status check_result(const char *op, const char *name, struct tensor t, enum dtype act,
+                                      struct klein_error *err)
+{
+    if (t.dtype == DT_F8E4M3 ? act == DT_BF16 && t.scale && t.ldscale >= t.rows : t.dtype == act)
+        return KLEIN_OK;
+    return fail(err, KLEIN_E_INTERNAL,
+                "%s: %s is %s beside %s; needs that type, or BF16 and F8_E4M3 with scales per %d columns", op,
+                name, dtype_name(t.dtype), dtype_name(act), TENSOR_GROUP);
+}
+
 /* What else holds when a weight is quantised: the other group's is too. When x is: all weights are. */
 static enum klein_status check_quantised(const struct linear_args *a, struct klein_error *err)
 {
     const char *op = "linear";
     int quantised = 0, groups = a->split ? 2 : 1;
     for (int g = 0; g < groups; g++) quantised += a->group[g].w.part[0].dtype == DT_F8E4M3;
-    if (a->x.dtype == DT_F8E4M3) RULE(a->x.scale && quantised);
+    if (a->x.dtype == DT_F8E4M3)
+        RULE(a->x.scale && quantised && (!a->x.ldscale || a->x.ldscale >= a->x.rows));
     if (!quantised) return KLEIN_OK;
     RULE(quantised == groups);
     RULE(a->epilogue != LINEAR_SILU);
@@ -158,8 +170,8 @@ static enum klein_status check_qkv(const struct linear_args *a, int64_t n, struc
     int64_t rest = n - (heads + 2 * kv) * hd;
     if (a->qkv.mlp.ptr) {
         RULE(rest > 0 && rest % 2 == 0);
-        NEED(a->qkv.mlp, ACT, m, rest / 2);
-        SAME_TYPE(a->qkv.mlp, a->qkv.q);
+        NEED(a->qkv.mlp, ACT | E4M3, m, rest / 2);
+        TRY(check_result(op, "qkv.mlp", a->qkv.mlp, a->qkv.q.dtype, err));
     } else {
         RULE(rest == 0);
     }
@@ -202,7 +214,8 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
         break;
     case LINEAR_SWIGLU:
         RULE(n % 2 == 0);
-        NEED(a->y, ACT, m, n / 2);
+        NEED(a->y, ACT | E4M3, m, n / 2);
+        if (a->y.dtype == DT_F8E4M3) TRY(check_result(op, "y", a->y, linear_act(a), err));
         for (int g = 0; g < (a->split ? 2 : 1); g++) RULE(!a->group[g].bias.ptr);
         break;
     case LINEAR_QKV:
@@ -233,10 +246,11 @@ enum klein_status ops_check_attention(const struct attention_args *a, struct op_
     NEED(a->q, ACT, ANY, (int64_t)a->heads * a->head_dim);
     NEED(a->k, ACT, ANY, (int64_t)a->kv_heads * a->head_dim);
     NEED(a->v, ACT, a->k.rows, a->k.cols);
-    NEED(a->o, ACT, a->q.rows, a->q.cols);
+    NEED(a->o, ACT | E4M3, a->q.rows, a->q.cols);
     SAME_TYPE(a->k, a->q);
     SAME_TYPE(a->v, a->q);
-    SAME_TYPE(a->o, a->q);
+    TRY(check_result(op, "o", a->o, a->q.dtype, err));
+    RULE(a->o.dtype != DT_F8E4M3 || a->head_dim == TENSOR_GROUP);
     if (a->keys.ptr) NEED(a->keys, I32, 1, 1);
     RULE(!a->causal || a->q.rows == a->k.rows);
     RULE(a->scale > 0);

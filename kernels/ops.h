@@ -74,7 +74,9 @@ struct adaln_args {
  * e4m3 takes BF16 x then and quantises it in the same way, each row by itself (scale = largest magnitude /
  * 448), and y is of the products of what these two stand for; the others multiply x by what the weights
  * stand for, rounded to act as ever. On a device with `e4m3` x may come quantised already (F8_E4M3 with scales;
- * adaln writes that): act is BF16 then, and products are exactly of what x and the weights stand for. */
+ * adaln writes that): act is BF16 then, and products are exactly of what x and the weights stand for. On one
+ * with `e4m3_groups` x may have its scales per TENSOR_GROUP columns, and results of SwiGLU (y, qkv.mlp; BF16
+ * beside it) may be quantised so, from f32. */
 enum linear_epilogue { LINEAR_PLAIN, LINEAR_SILU, LINEAR_RESIDUAL, LINEAR_SWIGLU, LINEAR_QKV };
 enum rope_pairs { ROPE_INTERLEAVED, ROPE_HALF };
 struct linear_group {
@@ -102,7 +104,8 @@ struct linear_args {
  * keys: [1, 1] I32, only that many keys exist (1 .. nk; checked where it is made; absent: all nk).
  * causal: query i sees keys <= i (then nq == nk); with keys a query i >= keys sees keys < keys. Scores and
  * softmax are f32 and are never stored whole (memory is O(nq * hd), not O(nq * nk)); probabilities may be
- * rounded to act before the second product. o may not overlap. */
+ * rounded to act before the second product. o may not overlap. o may also be F8_E4M3 with scales per
+ * TENSOR_GROUP columns (the rest BF16, head_dim TENSOR_GROUP, on devices with `e4m3_groups`). */
 struct attention_args {
     struct tensor o, q, k, v, keys;
     int heads, kv_heads, head_dim;

@@ -135,9 +135,11 @@ double predict_product(const struct gpu_spec *g, const struct product *p)
                           : g->products == GPU_TCGEN05 ? tcgen05_tiles
                                                        : mma_tiles;
     double best = INFINITY;
-    for (; (*menu)[0]; menu++)
+    for (; (*menu)[0]; menu++) {
+        if (p->promoted && ((*menu)[0] != 128 || (*menu)[1] < 128 || (*menu)[1] > 192)) continue;
         if (!p->by_128 || (*menu)[1] % 128 == 0 || (*menu)[1] < 128)
             best = fmin(best, tiled_seconds(g, p, (*menu)[0], (*menu)[1]));
+    }
     return best;
 }
 
@@ -191,17 +193,20 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
     const double memory = memory_share * g->memory, x = cost->m * cost->k,
                  w = cost->n * cost->k * (cost->split ? 2 : 1);
     const int paired = cost->epilogue == LINEAR_QKV || cost->epilogue == LINEAR_SWIGLU;
+    /* What attention and SwiGLU have written comes with scales per 128 columns where the kernels are wgmma's. */
+    const int promoted = e4m3 && !paired && g->products == GPU_WGMMA;
     const struct product p = {.m = cost->m,
                               .n = cost->n,
                               .k = cost->k,
                               .split = cost->split,
                               .element = e4m3 ? 1 : 2,
-                              .by_128 = paired || e4m3 || op == OP_conv};
+                              .promoted = promoted,
+                              .by_128 = paired || (e4m3 && !promoted) || op == OP_conv};
     double seconds = (cost->bytes - (e4m3 ? x + w : 0)) / memory;
     if (cost->m > FEW_ROWS) seconds = fmax(seconds, predict_product(g, &p));
-    /* Passes over x before it: GroupNorm; quantising by rows what adaln has not written like that. */
+    /* Passes over x before it: GroupNorm; quantising by rows what has not been written like that. */
     if (cost->norm_bytes > 0) seconds += cost->norm_bytes / memory + launch;
-    if (e4m3 && !paired) seconds += 3 * x / memory + launch;
+    if (e4m3 && !paired && !promoted) seconds += 3 * x / memory + launch;
     return seconds + launch;
 }
 

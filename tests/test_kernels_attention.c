@@ -429,26 +429,29 @@ Test(kernels_attention, pick)
         struct attention_shape shape;
         const char *kernel;
     } picks[] = {
-        {{80, 108, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"}, /* 1024 x 1024 */
-        {{80, 108, DT_BF16, 24, 1536, 1536, 128, 1}, "attention_sm80_128x48"}, /* 512 x 512: 288 tiles */
-        {{80, 108, DT_BF16, 24, 768, 768, 128, 1}, "attention_sm80_64x64"},    /* 144 large tiles: too few */
-        {{80, 108, DT_BF16, 32, 512, 512, 128, 1}, "attention_sm80_64x64"},
-        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm90_128x128"}, /* 7 waves */
-        {{90, 132, DT_BF16, 24, 1536, 1536, 128, 1}, "attention_sm90_128x128"},
-        {{90, 132, DT_BF16, 32, 512, 512, 128, 1}, "attention_sm90_128x128"}, /* 128 tiles */
-        {{90, 132, DT_BF16, 24, 704, 704, 128, 1}, "attention_sm90_64x128"},  /* 144 large tiles: two waves */
-        {{90, 132, DT_BF16, 24, 256, 256, 128, 1}, "attention_sm90_64x128"},  /* 48 large tiles */
-        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 0}, "attention_simple_bf16"},
-        {{103, 148, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"},
-        {{100, 148, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_128x48"},
-        {{86, 84, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_64x64"},
-        {{89, 128, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_64x64"},
-        {{120, 170, DT_BF16, 24, 4608, 4608, 128, 1}, "attention_sm80_64x64"},
-        {{89, 128, DT_BF16, 1, 16384, 16384, 512, 1}, "attention_wide_sm80"},
-        {{90, 132, DT_BF16, 1, 4096, 4096, 384, 1}, "attention_wide_sm80"},
-        {{80, 108, DT_BF16, 24, 4608, 4608, 128, 0}, "attention_simple_bf16"},
-        {{80, 108, DT_BF16, 2, 35, 35, 22, 1}, "attention_simple_bf16"},
-        {{90, 132, DT_F32, 24, 4608, 4608, 128, 1}, "attention_simple_f32"},
+        {{80, 108, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm80_128x48"}, /* 1024 x 1024 */
+        {{80, 108, DT_BF16, 24, 1536, 1536, 128, 1, 0}, "attention_sm80_128x48"}, /* 512 x 512: 288 tiles */
+        {{80, 108, DT_BF16, 24, 768, 768, 128, 1, 0}, "attention_sm80_64x64"}, /* 144 large tiles: too few */
+        {{80, 108, DT_BF16, 32, 512, 512, 128, 1, 0}, "attention_sm80_64x64"},
+        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm90_128x128"}, /* 7 waves */
+        {{90, 132, DT_BF16, 24, 1536, 1536, 128, 1, 0}, "attention_sm90_128x128"},
+        {{90, 132, DT_BF16, 32, 512, 512, 128, 1, 0}, "attention_sm90_128x128"}, /* 128 tiles */
+        {{90, 132, DT_BF16, 24, 704, 704, 128, 1, 0},
+         "attention_sm90_64x128"}, /* 144 large tiles: two waves */
+        {{90, 132, DT_BF16, 24, 256, 256, 128, 1, 0}, "attention_sm90_64x128"}, /* 48 large tiles */
+        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 0, 0}, "attention_simple_bf16"},
+        {{103, 148, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm80_128x48"},
+        {{100, 148, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm80_128x48"},
+        {{86, 84, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm80_64x64"},
+        {{89, 128, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm80_64x64"},
+        {{120, 170, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm80_64x64"},
+        {{89, 128, DT_BF16, 1, 16384, 16384, 512, 1, 0}, "attention_wide_sm80"},
+        {{90, 132, DT_BF16, 1, 4096, 4096, 384, 1, 0}, "attention_wide_sm80"},
+        {{80, 108, DT_BF16, 24, 4608, 4608, 128, 0, 0}, "attention_simple_bf16"},
+        {{80, 108, DT_BF16, 2, 35, 35, 22, 1, 0}, "attention_simple_bf16"},
+        {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1, 1}, "attention_sm90_128x128"},
+        {{90, 132, DT_BF16, 24, 256, 256, 128, 1, 1}, "attention_sm90_64x128"},
+        {{90, 132, DT_F32, 24, 4608, 4608, 128, 1, 0}, "attention_simple_f32"},
     };
     for (size_t i = 0; i < sizeof picks / sizeof *picks; i++) {
         const struct attention_variant *v;
@@ -463,8 +466,11 @@ Test(kernels_attention, pick)
     FAILS(attention_pick(&picks[sizeof picks / sizeof *picks - 1].shape, "attention_sm80_64x64", &v, &err),
           KLEIN_E_UNSUPPORTED, "heads of 128");
     FAILS(attention_pick(&picks[0].shape, "attention_sm90_128x128", &v, &err), KLEIN_E_UNSUPPORTED, "sm_80");
-    FAILS(attention_pick(&(struct attention_shape){80, 108, DT_BF16, 1, 9, 9, 576, 1}, NULL, &v, &err),
+    FAILS(attention_pick(&(struct attention_shape){80, 108, DT_BF16, 1, 9, 9, 576, 1, 0}, NULL, &v, &err),
           KLEIN_E_UNSUPPORTED, "heads of 576");
+    FAILS(
+        attention_pick(&(struct attention_shape){89, 128, DT_BF16, 24, 256, 256, 128, 1, 1}, NULL, &v, &err),
+        KLEIN_E_UNSUPPORTED, "BF16 to F8_E4M3");
 }
 
 Test(kernels_attention, refusals)

@@ -44,17 +44,17 @@ static enum klein_status launch(struct gpu *g, const struct attention_variant *v
                       err);
 }
 
-/* In boxes of 64 columns by `box` rows. */
+/* In boxes of 128 bytes by `box` rows. */
 static enum klein_status map_rows(struct gpu *g, struct tensor t, uint32_t box, struct tensor_map *out,
                                   struct klein_error *err)
 {
     return gpu_tensor_map(g,
                           &(struct tensor_box){.ptr = t.ptr,
-                                               .dtype = DT_BF16,
+                                               .dtype = t.dtype,
                                                .rank = 2,
                                                .dims = {(uint64_t)t.cols, (uint64_t)t.rows},
-                                               .strides = {(uint64_t)t.ld * dtype_size(DT_BF16)},
-                                               .box = {64, box},
+                                               .strides = {(uint64_t)t.ld * dtype_size(t.dtype)},
+                                               .box = {128 / (uint32_t)dtype_size(t.dtype), box},
                                                .swizzle = 128},
                           out, err);
 }
@@ -63,7 +63,10 @@ static enum klein_status launch_with_maps(struct gpu *g, const struct attention_
                                           const struct attention_shape *s, const struct attention_args *a,
                                           struct klein_error *err)
 {
-    struct attention_sm90_args args = {.keys = s->keys,
+    struct attention_sm90_args args = {.o_scale = a->o.scale,
+                                       .ldo_scale = a->o.ldscale,
+                                       .queries = s->queries,
+                                       .keys = s->keys,
                                        .group = a->heads / a->kv_heads,
                                        .causal = a->causal,
                                        .key_count = a->keys.ptr,
@@ -99,6 +102,7 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
         .queries = a->q.rows,
         .keys = a->k.rows,
         .head_dim = a->head_dim,
+        .e4m3 = a->o.dtype == DT_F8E4M3,
         .aligned = aligned(a->q) && aligned(a->k) && aligned(a->v) && aligned(a->o),
     };
     const struct attention_variant *v;

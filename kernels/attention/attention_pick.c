@@ -32,6 +32,7 @@ int attention_blocks(const struct attention_variant *v, const struct attention_s
 int attention_takes(const struct attention_variant *v, const struct attention_shape *s)
 {
     const int bf16 = s->act == DT_BF16, matrix = bf16 && s->aligned && s->arch >= 80;
+    if (s->e4m3 && !v->maps) return 0;
     switch (v - variants) {
     case SM90_128X128:
     case SM90_64X128:
@@ -95,8 +96,8 @@ static enum klein_status no_such_kernel(const char *name, struct klein_error *er
 
 static enum klein_status refuse(const struct attention_shape *s, const char *what, struct klein_error *err)
 {
-    return fail(err, KLEIN_E_UNSUPPORTED, "attention: %s does not take %s, heads of %d, %s, sm_%d", what,
-                dtype_name(s->act), s->head_dim,
+    return fail(err, KLEIN_E_UNSUPPORTED, "attention: %s does not take %s%s, heads of %d, %s, sm_%d", what,
+                dtype_name(s->act), s->e4m3 ? " to F8_E4M3" : "", s->head_dim,
                 s->aligned ? "16-byte aligned rows" : "rows that are not 16-byte aligned", s->arch);
 }
 

@@ -12,6 +12,7 @@ struct attention_shape {
     enum dtype act;
     int heads, queries, keys, head_dim;
     int aligned; /* pointers and rows of q, k, v, o are multiples of 16 bytes */
+    int e4m3;    /* o is F8_E4M3 */
 };
 
 struct attention_variant {

@@ -8,6 +8,7 @@
  *   64x128   one warpgroup per block, which also starts the copies; two blocks per multiprocessor. K and V take turns in three stages.
  *   128x128  a producer and two consumer warpgroups, one block per multiprocessor, two stages each for K and V. The consumers take turns
  *            in starting products, so that the softmax of one runs beside the products of the other. */
+#include "../device/e4m3.h"
 #include "flash.inc"
 
 enum { WIDTH = 128, SLABS = WIDTH / SLAB, STEPS = SLAB / 16, ROWS = 64 /* of a warpgroup */, KEYS = 128 };
@@ -171,22 +172,31 @@ DEVICE void clear_missing(uint32_t tile, const attention_sm90_args &args, const 
 DEVICE void store_rows(float (&o)[WIDTH / 2], const row_state &rows, const attention_sm90_args &args,
                        uint32_t tile, int barrier, int column, int row0)
 {
-    const int lane = lane_index(), row = warp_index() % 4 * 16 + (lane & 15); /* for stmatrix */
+    const int lane = lane_index(), warp_row = warp_index() % 4 * 16;
     const float factor[2] = {rcp_approx(quad_sum(rows.sum[0])), rcp_approx(quad_sum(rows.sum[1]))};
     scale_rows(o, factor);
     bar_sync(barrier, WARPGROUP); /* all four warps are done with Q */
-    UNROLL
-    for (int j = 0; j < WIDTH / 8; j += 2) { /* two blocks of 8 columns at once */
-        const float *e = o + 4 * j;
-        const uint32_t r[4] = {pack_bf16(e[0], e[1]), pack_bf16(e[2], e[3]), pack_bf16(e[4], e[5]),
-                               pack_bf16(e[6], e[7])};
-        stmatrix_x4(tile + j / 8 * ROWS * 128 + tile_offset(row, j % 8 + (lane >> 4)), r);
+    if (args.o_scale) {
+        const int first = row0 + warp_row;
+        e4m3_put(fragments_of(o), tile, warp_row, args.o_scale + column / WIDTH * args.ldo_scale + first,
+                 args.queries - first);
+    } else {
+        UNROLL
+        for (int j = 0; j < WIDTH / 8; j += 2) { /* two blocks of 8 columns at once */
+            const float *e = o + 4 * j;
+            const uint32_t r[4] = {pack_bf16(e[0], e[1]), pack_bf16(e[2], e[3]), pack_bf16(e[4], e[5]),
+                                   pack_bf16(e[6], e[7])};
+            stmatrix_x4(tile + j / 8 * ROWS * 128 + tile_offset(warp_row + (lane & 15), j % 8 + (lane >> 4)),
+                        r);
+        }
     }
     fence_proxy_async();
     bar_sync(barrier, WARPGROUP);
     if (thread_index() % WARPGROUP == 0) {
         UNROLL
-        for (int s = 0; s < SLABS; s++) tma_store_2d(&args.o, tile + s * ROWS * 128, column + s * SLAB, row0);
+        for (int s = 0; s < SLABS; s++)
+            if (s == 0 || !args.o_scale) /* e4m3: 128 bytes are all of a row */
+                tma_store_2d(&args.o, tile + s * ROWS * 128, column + s * SLAB, row0);
         bulk_commit();
         bulk_wait_read<0>();
     }

@@ -91,10 +91,10 @@ static float rounded(enum dtype t, float f)
     return f;
 }
 
-/* The scale of a row that a case makes: a power of two, so that what a number stands for is exact. */
-static float scale_of_row(int row)
+/* The scale that a case gives a row, or a group of its columns: a power of two, so that what a number stands for is exact. */
+static float scale_of(int row, int group)
 {
-    return ldexpf(1, row % 3 - 6);
+    return ldexpf(1, (row + 2 * group) % 3 - 6);
 }
 
 static void store(char *p, enum dtype t, float f)
@@ -117,14 +117,22 @@ static size_t row_bytes(struct tensor t)
 /* Bytes of the scales of a quantised operand, which follow its rows. */
 static size_t scale_bytes(struct tensor t)
 {
-    return t.dtype == DT_F8E4M3 ? (size_t)t.rows * sizeof *t.scale : 0;
+    return t.dtype == DT_F8E4M3 ? (size_t)t.rows * (size_t)tensor_groups(t) * sizeof *t.scale : 0;
 }
 
 /* Row r of values that are to lie at p, as an operand of t's type holds it. */
 static void store_row(char *p, struct tensor t, int r, const float *values)
 {
-    const float scale = t.dtype == DT_F8E4M3 ? scale_of_row(r) : 1;
-    for (int c = 0; c < t.cols; c++) store(p + (size_t)c * dtype_size(t.dtype), t.dtype, values[c] / scale);
+    const int quantised = t.dtype == DT_F8E4M3;
+    for (int c = 0; c < t.cols; c++)
+        store(p + (size_t)c * dtype_size(t.dtype), t.dtype,
+              values[c] / (quantised ? scale_of(r, c / tensor_group(t)) : 1));
+}
+
+static void store_scales(float *p, struct tensor t)
+{
+    for (int g = 0; scale_bytes(t) && g < tensor_groups(t); g++)
+        for (int r = 0; r < t.rows; r++) p[g * t.rows + r] = scale_of(r, g);
 }
 
 /* What tells the values of one case from another's: its place in the list; of a test's own case its name. */
@@ -142,9 +150,9 @@ struct maker {
     struct klein_error *err; /* sticky: no memory for an operand */
 };
 
-static int takes_e4m3(const struct maker *m)
+static int takes_e4m3(const struct maker *m, int groups)
 {
-    return m->act == DT_BF16 && m->call->dev->e4m3;
+    return m->act == DT_BF16 && (groups ? m->call->dev->e4m3_groups : m->call->dev->e4m3);
 }
 
 /* Adds an operand; returns its index. Its values are exact in `exact`. */
@@ -169,17 +177,22 @@ static int add(struct maker *m, struct tensor *slot, enum dtype dtype, enum dtyp
     return call->operands++;
 }
 
-/* Operand i as e4m3 can hold it with the scales of its rows, and in that form if the device takes it. */
-static void quantise(struct maker *m, int i)
+/* Operand i as e4m3 can hold it with the scales of its rows, or of their groups, and in that form if `quantised`. */
+static void quantise(struct maker *m, int i, int groups, int quantised)
 {
     struct operand *o = &m->call->operand[i];
     struct tensor *t = o->slot;
+    t->ldscale = groups ? t->rows : 0;
     for (int r = 0; o->values && r < t->rows; r++)
         for (int c = 0; c < t->cols; c++) {
             float *p = &o->values[(size_t)r * (size_t)t->cols + (size_t)c];
-            *p = f32_from_f8e4m3(f8e4m3_from_f32(*p / scale_of_row(r))) * scale_of_row(r);
+            const float scale = scale_of(r, c / tensor_group(*t));
+            *p = f32_from_f8e4m3(f8e4m3_from_f32(*p / scale)) * scale;
         }
-    if (takes_e4m3(m)) t->dtype = DT_F8E4M3;
+    if (quantised)
+        t->dtype = DT_F8E4M3;
+    else
+        t->ldscale = 0;
 }
 
 static int add_act(struct maker *m, struct tensor *slot, int rows, int cols, enum draw how, int always_f32)
@@ -228,7 +241,15 @@ static void add_y(struct maker *m, struct tensor *slot, int rows, int cols, int 
 {
     int i = add_act(m, slot, rows, cols, NOTHING, m->call->c->options & Y_F32);
     if (m->call->c->options & IN_PLACE) m->call->operand[i].same_as = input;
-    if (m->call->c->options & Y_E4M3 && takes_e4m3(m)) slot->dtype = DT_F8E4M3;
+}
+
+/* The same where the case may ask for it quantised. */
+static void add_quantised_y(struct maker *m, struct tensor *slot, int rows, int cols, int input, int groups)
+{
+    add_y(m, slot, rows, cols, input);
+    if (!(m->call->c->options & Y_E4M3) || !takes_e4m3(m, groups)) return;
+    slot->dtype = DT_F8E4M3;
+    slot->ldscale = groups ? rows : 0;
 }
 
 static void add_norm(struct maker *m, struct group_norm *norm, int channels)
@@ -242,8 +263,9 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
 {
     a->epilogue = c->epilogue;
     a->split = c->split;
-    int x = add_x(m, &a->x, c->m, c->k), e4m3 = c->options & X_E4M3;
-    if (e4m3) quantise(m, x);
+    int x = add_x(m, &a->x, c->m, c->k), e4m3 = c->options & X_E4M3, groups = (c->options & X_GROUPS) != 0,
+        quantised = takes_e4m3(m, groups || c->options & Y_E4M3);
+    if (e4m3) quantise(m, x, groups, quantised);
     int n = c->epilogue == LINEAR_SWIGLU ? 2 * c->n : c->n;
     if (c->epilogue == LINEAR_QKV)
         n = (c->heads + 2 * c->kv_heads) * c->hd + (c->options & WITH_MLP ? 2 * c->n : 0);
@@ -256,7 +278,7 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
             int w =
                 add_weight(m, &group->w.part[i], c->options & QUANTISED ? WEIGHT_MATRIX_E4M3 : WEIGHT_MATRIX,
                            rows, c->k, WEIGHT);
-            if (e4m3) quantise(m, w);
+            if (e4m3) quantise(m, w, 0, quantised);
             left -= rows;
         }
         if (c->options & WITH_BIAS) add_vector(m, &group->bias, n, NORMAL);
@@ -277,13 +299,16 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
         add_y(m, &a->qkv.q, c->m, c->heads * c->hd, -1);
         add_y(m, &a->qkv.k, c->m, c->kv_heads * c->hd, -1);
         add_y(m, &a->qkv.v, c->m, c->kv_heads * c->hd, -1);
-        if (c->options & WITH_MLP) add_y(m, &a->qkv.mlp, c->m, c->n, -1);
+        if (c->options & WITH_MLP) add_quantised_y(m, &a->qkv.mlp, c->m, c->n, -1, 1);
         return;
     }
     int residual = -1;
     if (c->epilogue == LINEAR_RESIDUAL)
         residual = add_act(m, &a->residual, c->m, c->n, NORMAL, c->options & Y_F32);
-    add_y(m, &a->y, c->m, c->n, residual);
+    if (c->epilogue == LINEAR_SWIGLU)
+        add_quantised_y(m, &a->y, c->m, c->n, -1, 1);
+    else
+        add_y(m, &a->y, c->m, c->n, residual);
 }
 
 static void make_attention(struct maker *m, const struct op_case *c, struct attention_args *a)
@@ -297,7 +322,7 @@ static void make_attention(struct maker *m, const struct op_case *c, struct atte
     add_x(m, &a->k, c->n, c->kv_heads * c->hd);
     add_act(m, &a->v, c->n, c->kv_heads * c->hd, NORMAL, 0);
     if (c->key_len) add(m, &a->keys, DT_I32, DT_I32, 1, 1, KEYS);
-    add_y(m, &a->o, c->m, c->heads * c->hd, -1);
+    add_quantised_y(m, &a->o, c->m, c->heads * c->hd, -1, 1);
 }
 
 static void make_conv(struct maker *m, const struct op_case *c, struct conv_args *a)
@@ -351,7 +376,7 @@ static void make_args(struct maker *m, const struct op_case *c)
             add_f32(m, &call->args.adaln.shift[g], 1, c->k, NORMAL);
             add_f32(m, &call->args.adaln.scale[g], 1, c->k, NORMAL);
         }
-        add_y(m, &call->args.adaln.y, c->m, c->k, x);
+        add_quantised_y(m, &call->args.adaln.y, c->m, c->k, x, 0);
         call->args.adaln.split = c->split;
         call->args.adaln.eps = 1e-6f;
         break;
@@ -428,10 +453,9 @@ static char *image(const struct operand *o)
     char *p = malloc(o->bytes);
     if (!p) return NULL;
     memset(p, FILL, o->bytes);
-    for (int r = 0; o->values && r < t.rows; r++) {
+    for (int r = 0; o->values && r < t.rows; r++)
         store_row(p + GUARD + (size_t)r * row_bytes(t), t, r, o->values + (size_t)r * (size_t)t.cols);
-        if (scale_bytes(t)) ((float *)(p + GUARD + (size_t)t.rows * row_bytes(t)))[r] = scale_of_row(r);
-    }
+    if (o->values) store_scales((float *)(p + GUARD + (size_t)t.rows * row_bytes(t)), t);
     return p;
 }
 
@@ -448,7 +472,7 @@ static enum klein_status place_operand(struct op_call *call, struct operand *o, 
         store_row(host + (size_t)r * row_bytes(t), t, r, o->values + (size_t)r * (size_t)t.cols);
     t.ptr = host;
     if (scale_bytes(t)) t.scale = (float *)(host + bytes);
-    for (int r = 0; t.scale && r < t.rows; r++) t.scale[r] = scale_of_row(r);
+    if (t.scale) store_scales(t.scale, t);
     enum klein_status status = call->dev->place(call->dev, o->kind, act, &t, err);
     free(host);
     *o->slot = t;
@@ -565,8 +589,7 @@ static enum klein_status read_values(struct tensor t, struct tensor *out, struct
     *out = tensor_of(malloc((size_t)t.rows * (size_t)t.cols * sizeof(float)), DT_F32, t.rows, t.cols);
     if (!out->ptr) return fail(err, KLEIN_E_NO_MEMORY, "no memory for an output");
     for (int r = 0; r < t.rows; r++)
-        for (int c = 0; c < t.cols; c++)
-            tensor_set(*out, r, c, tensor_get(t, r, c) * (t.scale ? t.scale[r] : 1));
+        for (int c = 0; c < t.cols; c++) tensor_set(*out, r, c, tensor_get(t, r, c) * tensor_scale(t, r, c));
     return KLEIN_OK;
 }
 

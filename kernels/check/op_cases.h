@@ -30,11 +30,12 @@ enum op_option {
     OUTLIERS = 512, /* a few channels of x are 100 times larger, as in the real model */
     UPSAMPLE = 1024,
     OFFSET = 2048, /* x has a mean that is large against its spread */
-    X_E4M3 =
-        4096, /* linear: x and weights are F8_E4M3 with scales in a BF16 run on a device that takes that (device.h); else the
-                      numbers they stand for, which are exact in F32, not in BF16 */
-    Y_E4M3 = 8192,    /* adaln: y is F8_E4M3 with scales in a BF16 run on a device that writes that */
-    QUANTISED = 16384 /* linear, on devices that place: the weights are placed as WEIGHT_MATRIX_E4M3 */
+    /* in a BF16 run on a device that has it (device.h), else the numbers that they stand for, which are exact in BF16: */
+    X_E4M3 = 4096, /* linear: x and weights are F8_E4M3 with scales */
+    Y_E4M3 =
+        8192, /* adaln, SwiGLU, attention: so is the result; but for adaln with scales per TENSOR_GROUP columns */
+    X_GROUPS = 16384, /* x has its scales per TENSOR_GROUP columns */
+    QUANTISED = 32768 /* linear, on devices that place: the weights are placed as WEIGHT_MATRIX_E4M3 */
 };
 
 struct op_case {

@@ -63,7 +63,8 @@ struct linear_segment_weights {
 };
 struct linear_segment {
     int kind, cols; /* cols of y */
-    int y_type;     /* enum element_type: ELEMENT_BF16 or ELEMENT_F32 */
+    int y_type;     /* enum element_type: ELEMENT_BF16 or ELEMENT_F32; SWIGLU also ELEMENT_E4M3 */
+    int y_group;    /* E4M3: of its first column, in y_scale */
     int64_t ldy, ldr;
     void *y;              /* row 0 of the segment's first column; all rows of both groups */
     const void *residual; /* of y's type */
@@ -74,7 +75,9 @@ struct linear_kernel_args {
     const float *x_scale; /* e4m3: per row */
     int64_t ldx;
     int64_t
-        ldscale; /* not 0: x_scale[i * ldscale + row] is the scale of columns 128 i .. 128 i + 127 of the row */
+        ldscale;    /* not 0: x_scale[i * ldscale + row] is that of columns 128 i .. 128 i + 127 of the row */
+    float *y_scale; /* E4M3: y_scale[(y_group + i) * ldy_scale + row] is made that of columns 128 i .. */
+    int64_t ldy_scale;
     int m, k, split, segments;
     const float *cos, *sin; /* [m, head_dim / 2], contiguous rows; NORM_ROPE */
     int head_dim, half;     /* half: rotate (j, j + head_dim / 2), else (2j, 2j + 1) */
@@ -153,7 +156,10 @@ enum {
 };
 struct attention_sm90_args {
     struct tensor_map q, k, v, o;
-    int keys, group, causal;
+    float *
+        o_scale; /* not NULL: o is e4m3, its box 128 columns, and o_scale[head * ldo_scale + row] made its scales */
+    int64_t ldo_scale;
+    int queries, keys, group, causal;
     const int32_t *key_count;
     float scale_log2;
 };
@@ -161,7 +167,7 @@ struct attention_sm90_args {
 /* norm/ and pointwise/: matrices of numbers whose element (r, c) is at ptr + r * ld + c elements of `type`. Kernels named after a type
  * move 16 bytes at a time: pointers and the bytes of ld are multiples of 16, columns fill whole vectors. Kernels named `any` take
  * every type and alignment, one element at a time. */
-enum element_type { ELEMENT_F32, ELEMENT_BF16, ELEMENT_F16, ELEMENT_U8 };
+enum element_type { ELEMENT_F32, ELEMENT_BF16, ELEMENT_F16, ELEMENT_U8, ELEMENT_E4M3 };
 struct matrix {
     void *ptr;
     int64_t ld;

@@ -44,18 +44,25 @@ static const struct gemm_variant variants[] = {
     WGMMA("gemm_linear_e4m3_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 0, 128, 128, 1.95),
     WGMMA("gemm_qkv_e4m3_sm90_128x256", GEMM_QKV, DT_F8E4M3, 0, 128, 256, 2.2),
     WGMMA("gemm_qkv_e4m3_sm90_128x128", GEMM_QKV, DT_F8E4M3, 0, 128, 128, 1.95),
+    WGMMA("gemm_linear_e4m3_groups_sm90_128x192", GEMM_LINEAR, DT_F8E4M3, 1, 128, 192, 2.0),
     WGMMA("gemm_linear_e4m3_groups_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 1, 128, 128, 1.7),
 };
-enum { VARIANTS = sizeof variants / sizeof *variants };
+enum { VARIANTS = sizeof variants / sizeof *variants, GROUP = 128 /* columns with a scale */ };
 
 const struct gemm_variant *gemm_variant(int i)
 {
     return i >= 0 && i < VARIANTS ? &variants[i] : NULL;
 }
 
+int gemm_makes_e4m3(const struct gemm_variant *v)
+{
+    return v->arch_exact && v->type == DT_F8E4M3 && v->kinds == GEMM_QKV && v->bn == 2 * GROUP;
+}
+
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s)
 {
     const int family = s->kinds & ~GEMM_LINEAR ? GEMM_QKV : GEMM_LINEAR; /* PLAIN may have a bias */
+    if (s->e4m3_y && !gemm_makes_e4m3(v)) return 0;
     return v->type == s->type && v->groups == s->groups && v->kinds == family && !(s->kinds & ~family) &&
            (v->arch_exact ? s->arch == v->arch : s->arch >= v->arch) && (int)v->shared <= s->shared_max;
 }
@@ -92,9 +99,11 @@ static double cost(const struct gemm_variant *v, const struct gemm_shape *s)
 
 static enum klein_status refuse(const struct gemm_shape *s, const char *among, struct klein_error *err)
 {
-    return fail(err, KLEIN_E_UNSUPPORTED, "linear: no kernel%s%s takes %s products with %s on sm_%d",
+    return fail(err, KLEIN_E_UNSUPPORTED, "linear: no kernel%s%s takes %s products%s with %s%s on sm_%d",
                 among ? " of " : "", among ? among : "", dtype_name(s->type),
-                s->kinds & ~GEMM_LINEAR ? "QKV or SWIGLU results" : "plain results", s->arch);
+                s->groups ? " of scales per 128 columns" : "",
+                s->kinds & ~GEMM_LINEAR ? "QKV or SWIGLU results" : "plain results",
+                s->e4m3_y ? " in F8_E4M3" : "", s->arch);
 }
 
 static const char *name_of(int i)

@@ -37,11 +37,18 @@ static int weights_fit(const struct gemm_variant *v, const struct linear_segment
 static int segment_fits(const struct gemm_variant *v, const struct linear_kernel_args *a,
                         const struct linear_segment *s)
 {
-    const int f32 = s->y_type == ELEMENT_F32, size = f32 ? 4 : 2, bytes = f32 ? 8 : 16;
+    const int f32 = s->y_type == ELEMENT_F32, quantised = s->y_type == ELEMENT_E4M3,
+              size = f32         ? 4
+                     : quantised ? 1
+                                 : 2,
+              bytes = f32 ? 8 : 16;
     if (s->kind < 0 || s->kind > LINEAR_SEGMENT_NORM_ROPE || !(v->kinds >> s->kind & 1) || s->cols <= 0 ||
         s->cols % 8)
         return 0;
-    if (s->y_type != ELEMENT_BF16 && !(f32 && v->kinds == GEMM_LINEAR)) return 0;
+    if (quantised &&
+        (!gemm_makes_e4m3(v) || s->kind != LINEAR_SEGMENT_SWIGLU || !a->y_scale || a->ldy_scale < a->m))
+        return 0;
+    if (s->y_type != ELEMENT_BF16 && !quantised && !(f32 && v->kinds == GEMM_LINEAR)) return 0;
     if (!aligned(s->y, s->ldy, size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_RESIDUAL && !aligned(s->residual, s->ldr, size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_NORM_ROPE &&
@@ -107,7 +114,8 @@ static enum klein_status make_maps(struct gpu *g, const struct gemm_variant *v,
     if (s->y_type == ELEMENT_F32) return KLEIN_OK; /* by plain loads and stores */
     if (s->kind == LINEAR_SEGMENT_RESIDUAL)
         TRY(map(g, s->residual, end, s->cols, s->ldr, DT_BF16, WARP_ROWS, &out->other, err));
-    return map(g, s->y, end, s->cols, s->ldy, DT_BF16, WARP_ROWS, &out->y, err);
+    return map(g, s->y, end, s->cols, s->ldy, s->y_type == ELEMENT_E4M3 ? DT_F8E4M3 : DT_BF16, WARP_ROWS,
+               &out->y, err);
 }
 
 static enum klein_status make_args(struct gpu *g, const struct gemm_variant *v,

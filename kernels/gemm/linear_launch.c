@@ -88,7 +88,7 @@ static int cut(struct pieces *p, int i, int at)
     return 1;
 }
 
-/* Cuts the pieces at row `edge` of W, where a part ends. 0: a head would be cut, or there are too many pieces. */
+/* Cuts the pieces at row `edge` of W, where a part ends. 0: a head or what shares a scale would be cut, or there are too many pieces. */
 static int cut_at(struct pieces *p, int edge, int head_dim)
 {
     for (int i = 0; i < p->count; i++) {
@@ -97,6 +97,7 @@ static int cut_at(struct pieces *p, int edge, int head_dim)
         if (piece->kind == LINEAR_SEGMENT_SWIGLU && edge > piece->up) at = edge - piece->up;
         if (at <= 0 || at >= piece->cols) continue;
         if (piece->kind == LINEAR_SEGMENT_NORM_ROPE && at % head_dim) return 0;
+        if (piece->y.ldscale && at % TENSOR_GROUP) return 0;
         if (!cut(p, i, at)) return 0;
     }
     return 1;
@@ -173,6 +174,7 @@ enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linea
         const int swiglu = s->kind == LINEAR_SEGMENT_SWIGLU;
         shape.w_rows[i] = swiglu ? 2 * s->cols : s->cols;
         shape.kinds |= 1 << s->kind;
+        shape.e4m3_y |= s->y_type == ELEMENT_E4M3;
     }
     const struct gemm_variant *v;
     TRY(choose(g, &shape, &v, err));
@@ -200,7 +202,8 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
                                  .ldr = p->residual.ld,
                                  .y = p->y.ptr,
                                  .residual = p->residual.ptr};
-    if (p->cols % 8 || !vectors_fit(p->y, p->y.dtype == DT_BF16 ? 8 : 2)) return 0;
+    const int y_vector = p->y.dtype == DT_F8E4M3 ? 16 : p->y.dtype == DT_BF16 ? 8 : 2;
+    if (p->cols % 8 || !vectors_fit(p->y, y_vector)) return 0;
     if (p->residual.ptr && !vectors_fit(p->residual, p->y.dtype == DT_BF16 ? 8 : 2)) return 0;
     for (int g = 0; g < groups_of(a); g++) {
         const struct tensor w = weight_rows_from(&a->group[g].w, p->w, p->cols),
@@ -237,8 +240,11 @@ static int kernel_args_of(const struct linear_args *a, struct linear_kernel_args
         k->head_dim = a->qkv.head_dim, k->half = a->qkv.pairs == ROPE_HALF, k->eps = a->qkv.eps;
     }
     for (int i = 0; i < p.count; i++) {
-        if ((qkv || a->epilogue == LINEAR_SWIGLU) && p.piece[i].y.dtype != DT_BF16) return 0;
+        if ((qkv || a->epilogue == LINEAR_SWIGLU) && p.piece[i].y.dtype == DT_F32) return 0;
         if (!segment_of(&p.piece[i], a, &k->segment[i])) return 0;
+        if (!p.piece[i].y.ldscale) continue;
+        if (!k->y_scale) k->y_scale = p.piece[i].y.scale, k->ldy_scale = p.piece[i].y.ldscale;
+        k->segment[i].y_group = (int)((p.piece[i].y.scale - k->y_scale) / k->ldy_scale);
     }
     return 1;
 }
@@ -349,7 +355,7 @@ static enum klein_status launch_e4m3(struct gpu *g, const struct linear_args *a,
     if (a->x.dtype == DT_F8E4M3) {
         struct linear_kernel_args k;
         TRY(quantised_args(a, &k, err));
-        k.x = a->x.ptr, k.ldx = a->x.ld, k.x_scale = a->x.scale;
+        k.x = a->x.ptr, k.ldx = a->x.ld, k.x_scale = a->x.scale, k.ldscale = a->x.ldscale;
         return gemm_launch(g, DT_F8E4M3, &k, err);
     }
     const size_t rows = scratch_bytes / quantised_row(a);

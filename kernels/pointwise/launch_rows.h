@@ -7,10 +7,11 @@
 
 static inline struct matrix matrix_of(struct tensor t)
 {
-    int type = t.dtype == DT_BF16  ? ELEMENT_BF16
-               : t.dtype == DT_F16 ? ELEMENT_F16
-               : t.dtype == DT_U8  ? ELEMENT_U8
-                                   : ELEMENT_F32;
+    int type = t.dtype == DT_BF16     ? ELEMENT_BF16
+               : t.dtype == DT_F16    ? ELEMENT_F16
+               : t.dtype == DT_U8     ? ELEMENT_U8
+               : t.dtype == DT_F8E4M3 ? ELEMENT_E4M3
+                                      : ELEMENT_F32;
     return (struct matrix){t.ptr, t.ld, type};
 }
 

@@ -28,7 +28,8 @@ enum klein_status REF(attention)(struct device *dev, const struct attention_args
                 const float *row = v + (size_t)j * (size_t)a->v.cols + column;
                 for (int d = 0; d < hd; d++) out[d] += p * (real)row[d];
             }
-            for (int d = 0; d < hd; d++) tensor_set(a->o, i, h * hd + d, (float)(out[d] / sum));
+            for (int d = 0; d < hd; d++) out[d] /= sum;
+            store_row(tensor_cols(a->o, h * hd, hd), i, out);
         }
     free(q), free(k), free(v), free(scratch);
     return KLEIN_OK;

@@ -2,15 +2,22 @@
 
 enum { ROWS = 64 }; /* rows of x at a time, so that scratch is bounded */
 
+/* acc: columns of y, then as many of what they are multiplied with; overwritten. */
+static void store_swiglu(struct tensor y, int i, real *acc)
+{
+    for (int j = 0; j < y.cols; j++) acc[j] = silu(acc[j]) * acc[y.cols + j];
+    store_row(y, i, acc);
+}
+
 /* acc[n] of row i of x -> the stored values. */
-static void store_plain(const struct linear_args *a, int i, const real *acc)
+static void store_plain(const struct linear_args *a, int i, real *acc)
 {
     const struct linear_group *g = &a->group[split_group(a->split, i)];
+    if (a->epilogue == LINEAR_SWIGLU) {
+        store_swiglu(a->y, i, acc);
+        return;
+    }
     for (int j = 0; j < a->y.cols; j++) {
-        if (a->epilogue == LINEAR_SWIGLU) {
-            tensor_set(a->y, i, j, (float)(silu(acc[j]) * acc[a->y.cols + j]));
-            continue;
-        }
         real z = acc[j] + (g->bias.ptr ? (real)tensor_get(g->bias, 0, j) : 0);
         if (a->epilogue == LINEAR_SILU) z = silu(z);
         if (a->epilogue == LINEAR_RESIDUAL)
@@ -38,7 +45,7 @@ static void store_rotated(const struct linear_args *a, int i, struct tensor norm
     }
 }
 
-static void store_qkv(const struct linear_args *a, int i, const real *acc)
+static void store_qkv(const struct linear_args *a, int i, real *acc)
 {
     const struct linear_group *g = &a->group[split_group(a->split, i)];
     int hd = a->qkv.head_dim;
@@ -47,8 +54,7 @@ static void store_qkv(const struct linear_args *a, int i, const real *acc)
         store_rotated(a, i, g->k_norm, a->qkv.k, h * hd, acc);
     for (int j = 0; j < a->qkv.v.cols; j++) tensor_set(a->qkv.v, i, j, (float)acc[j]);
     acc += a->qkv.v.cols;
-    for (int j = 0; a->qkv.mlp.ptr && j < a->qkv.mlp.cols; j++)
-        tensor_set(a->qkv.mlp, i, j, (float)(silu(acc[j]) * acc[a->qkv.mlp.cols + j]));
+    if (a->qkv.mlp.ptr) store_swiglu(a->qkv.mlp, i, acc);
 }
 
 enum klein_status REF(linear)(struct device *dev, const struct linear_args *a, struct klein_error *err)
@@ -77,7 +83,7 @@ enum klein_status REF(linear)(struct device *dev, const struct linear_args *a, s
             }
 #pragma omp for
             for (int i = from; i < to; i++) {
-                const real *row = acc + (size_t)(i - from) * (size_t)n;
+                real *row = acc + (size_t)(i - from) * (size_t)n;
                 if (a->epilogue == LINEAR_QKV)
                     store_qkv(a, i, row);
                 else

@@ -32,7 +32,7 @@ static inline float round_to(enum dtype act, float f)
 static inline void load_row(float *to, struct tensor t, int row, enum dtype act)
 {
     dtype_convert(to, DT_F32, tensor_at(t, row, 0), t.dtype, (size_t)t.cols);
-    for (int c = 0; t.scale && c < t.cols; c++) to[c] *= t.scale[row];
+    for (int c = 0; t.scale && c < t.cols; c++) to[c] *= tensor_scale(t, row, c);
     for (int c = 0; act == DT_BF16 && c < t.cols; c++) to[c] = round_to(act, to[c]);
 }
 
@@ -42,6 +42,21 @@ static inline float *load_all(struct tensor t, enum dtype act)
     float *p = malloc((size_t)t.rows * (size_t)t.cols * sizeof *p);
     for (int r = 0; p && r < t.rows; r++) load_row(p + (size_t)r * (size_t)t.cols, t, r, act);
     return p;
+}
+
+/* Row `row` of t becomes these values, quantised if t is. */
+static inline void store_row(struct tensor t, int row, const real *values)
+{
+    for (int from = 0; from < t.cols; from += tensor_group(t)) {
+        int end = t.cols - from > tensor_group(t) ? from + tensor_group(t) : t.cols;
+        real largest = 0x1p-100, factor = 1; /* zeros have a scale too */
+        for (int c = from; t.scale && c < end; c++) largest = fmax(largest, fabs(values[c]));
+        if (t.scale) {
+            t.scale[from / TENSOR_GROUP * t.ldscale + row] = (float)(largest / 448);
+            factor = 448 / largest;
+        }
+        for (int c = from; c < end; c++) tensor_set(t, row, c, (float)(values[c] * factor));
+    }
 }
 
 static inline real dot(const float *a, const float *b, int n)

@@ -26,19 +26,15 @@ enum klein_status REF(rmsnorm)(struct device *dev, const struct rmsnorm_args *a,
     return KLEIN_OK;
 }
 
-static real modulated(const struct adaln_args *a, int i, int c, real mean, real inverse)
-{
-    int g = split_group(a->split, i);
-    real z = ((real)tensor_get(a->x, i, c) - mean) * inverse;
-    return z * (1 + (real)tensor_get(a->scale[g], 0, c)) + (real)tensor_get(a->shift[g], 0, c);
-}
-
 enum klein_status REF(adaln)(struct device *dev, const struct adaln_args *a, struct klein_error *err)
 {
     int n = a->x.cols;
+    real *scratch = malloc((size_t)dev->threads * (size_t)n * sizeof *scratch);
+    if (!scratch) return NO_MEMORY("adaln");
 #pragma omp parallel for num_threads(dev->threads)
     for (int i = 0; i < a->x.rows; i++) {
-        real sum = 0, squares = 0, factor = 1;
+        int g = split_group(a->split, i);
+        real sum = 0, squares = 0, *y = scratch + (size_t)omp_get_thread_num() * (size_t)n;
         for (int c = 0; c < n; c++) sum += (real)tensor_get(a->x, i, c);
         real mean = sum / n;
         for (int c = 0; c < n; c++) {
@@ -46,15 +42,13 @@ enum klein_status REF(adaln)(struct device *dev, const struct adaln_args *a, str
             squares += d * d;
         }
         real inverse = 1 / sqrt(squares / n + (real)a->eps);
-        if (a->y.dtype == DT_F8E4M3) {
-            real largest = 0x1p-100; /* so that a row of zeros has a scale */
-            for (int c = 0; c < n; c++) largest = fmax(largest, fabs(modulated(a, i, c, mean, inverse)));
-            a->y.scale[i] = (float)(largest / 448);
-            factor = 448 / largest;
+        for (int c = 0; c < n; c++) {
+            real z = ((real)tensor_get(a->x, i, c) - mean) * inverse;
+            y[c] = z * (1 + (real)tensor_get(a->scale[g], 0, c)) + (real)tensor_get(a->shift[g], 0, c);
         }
-        for (int c = 0; c < n; c++)
-            tensor_set(a->y, i, c, (float)(modulated(a, i, c, mean, inverse) * factor));
+        store_row(a->y, i, y);
     }
+    free(scratch);
     return KLEIN_OK;
 }
 

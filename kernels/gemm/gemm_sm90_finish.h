@@ -1,0 +1,192 @@
+/* gemm_sm90_finish.h: what a consumer does with its part of a tile when it is multiplied (gemm_sm90.h): the epilogue and the way out. */
+#ifndef KLEIN_GEMM_SM90_FINISH_H
+#define KLEIN_GEMM_SM90_FINISH_H
+
+#include "../device/e4m3.h"
+#include "gemm_sm90_tiles.h"
+
+/* A warp's buffers, the mbarriers of its residuals, and their phase. */
+struct outlet {
+    uint32_t buffers, residual, phase;
+};
+
+/* By one lane: the residual of chunk c arrives in its buffer, which is free. */
+template <class G>
+DEVICE void load_residual(const gemm_sm90_args &args, const tile_place &p, const outlet &out, int c)
+{
+    const int buffer = c % G::BUFFERS;
+    mbar_arrive_expect(out.residual + 8 * buffer, CHUNK_BYTES);
+    tma_load_2d(out.buffers + buffer * CHUNK_BYTES, &args.maps[p.segment][p.group].other,
+                out.residual + 8 * buffer, p.col + CHUNK * c, p.row);
+}
+
+/* Waits until the buffer that is next has left. */
+template <class G>
+DEVICE void free_buffer()
+{
+    if (lane_index() == 0) bulk_wait_read<G::BUFFERS - 1>();
+    sync_warp();
+}
+
+/* Rounds chunk c and sends it off through its buffer. */
+template <class G>
+DEVICE void send(const float (*d)[4], const gemm_sm90_args &args, const tile_place &p, const outlet &out,
+                 int c)
+{
+    const uint32_t buffer = out.buffers + c % G::BUFFERS * CHUNK_BYTES;
+    const int lane = lane_index();
+    UNROLL
+    for (int j = 0; j < CHUNK_BLOCKS; j += 2) { /* two blocks of 8 columns at once */
+        const uint32_t r[4] = {pack_bf16(d[j][0], d[j][1]), pack_bf16(d[j][2], d[j][3]),
+                               pack_bf16(d[j + 1][0], d[j + 1][1]), pack_bf16(d[j + 1][2], d[j + 1][3])};
+        stmatrix_x4(buffer + tile_offset(lane & 15, j + (lane >> 4)), r);
+    }
+    fence_proxy_async();
+    sync_warp();
+    if (lane == 0) {
+        tma_store_2d(&args.maps[p.segment][p.group].y, buffer, p.col + CHUNK * c, p.row);
+        bulk_commit();
+    }
+}
+
+/* e4m3: n blocks from column `col` on times what was left out. */
+template <class G, int n>
+DEVICE void scale_blocks(float (*d)[4], const linear_kernel_args &a, epilogue_rows rows, const float *w_scale,
+                         int col, int cols)
+{
+    if constexpr (G::E4M3 && !G::GROUPS) epilogue_scale<n>(d, a.x_scale, rows, w_scale, col, cols);
+    if constexpr (G::GROUPS) {
+        UNROLL
+        for (int j = 0; j < n; j++) {
+            const f32x2 w = epilogue_pair(w_scale, col, j, cols, 1);
+            d[j][0] *= w.x, d[j][1] *= w.y, d[j][2] *= w.x, d[j][3] *= w.y;
+        }
+    }
+}
+
+/* PLAIN, SILU, RESIDUAL: 64 columns after the other. Here and below p.row is the warp's first row, and `rows` what this thread has of
+ * its 16 rows. */
+template <class G>
+DEVICE void finish_columns(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
+                           int end, outlet &out)
+{
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const linear_segment_weights &w = segment.group[p.group];
+    const bool residual = G::FAMILY == LINEAR && segment.kind == LINEAR_SEGMENT_RESIDUAL;
+    UNROLL
+    for (int c = 0; c < G::CHUNKS; c++) {
+        float(*e)[4] = d + CHUNK_BLOCKS * c;
+        const int col = p.col + CHUNK * c, buffer = c % G::BUFFERS;
+        scale_blocks<G, CHUNK_BLOCKS>(e, args.linear, rows, w.w_scale, col, segment.cols);
+        if constexpr (G::FAMILY == LINEAR) {
+            if (w.bias) epilogue_bias<CHUNK_BLOCKS>(e, w.bias, col, segment.cols);
+            if (segment.kind == LINEAR_SEGMENT_SILU) epilogue_silu<CHUNK_BLOCKS>(e);
+            if (segment.y_type == ELEMENT_F32) {
+                const float *from =
+                    residual ? (const float *)segment.residual + (int64_t)p.row * segment.ldr + col : nullptr;
+                epilogue_store_f32<CHUNK_BLOCKS>(e, (float *)segment.y + (int64_t)p.row * segment.ldy + col,
+                                                 segment.ldy, from, segment.ldr, w.gate, end - p.row, col,
+                                                 segment.cols);
+                continue;
+            }
+        }
+        if (residual) {
+            mbar_wait(out.residual + 8 * buffer, out.phase);
+            epilogue_residual<CHUNK_BLOCKS>(e, out.buffers + buffer * CHUNK_BYTES, 0, 0, w.gate, col,
+                                            segment.cols);
+            sync_warp(); /* all have read what send overwrites */
+        } else {
+            free_buffer<G>();
+        }
+        send<G>(e, args, p, out, c);
+        if (residual && c + G::BUFFERS < G::CHUNKS && lane_index() == 0) {
+            bulk_wait_read<0>();
+            load_residual<G>(args, p, out, c + G::BUFFERS);
+        }
+        if (residual && buffer == G::BUFFERS - 1) out.phase ^= 1;
+    }
+}
+
+/* SWIGLU: the first half of the blocks are gates, the second what they multiply. */
+template <class G>
+DEVICE void finish_swiglu(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
+                          outlet &out)
+{
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const linear_segment_weights &w = segment.group[p.group];
+    UNROLL
+    for (int c = 0; c < G::CHUNKS / 2; c++) {
+        float(*e)[4] = d + CHUNK_BLOCKS * c, (*up)[4] = e + G::BN / 16;
+        const int col = p.col + CHUNK * c;
+        scale_blocks<G, CHUNK_BLOCKS>(e, args.linear, rows, w.w_scale, col, segment.cols);
+        scale_blocks<G, CHUNK_BLOCKS>(up, args.linear, rows, w.up_scale, col, segment.cols);
+        epilogue_swiglu<CHUNK_BLOCKS>(e, up);
+        free_buffer<G>();
+        send<G>(e, args, p, out, c);
+    }
+}
+
+/* SWIGLU to e4m3: the tile's 128 columns are one group of the next product's x. Only the first buffer is used; an empty group of copies
+ * stands for the second. */
+template <class G>
+DEVICE void finish_swiglu_e4m3(float (*d)[4], const gemm_sm90_args &args, const tile_place &p,
+                               epilogue_rows rows, int end, const outlet &out)
+{
+    static_assert(G::BN == 2 * E4M3_GROUP && G::BUFFERS == 2, "a tile makes one group");
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const linear_segment_weights &w = segment.group[p.group];
+    UNROLL
+    for (int c = 0; c < E4M3_GROUP / CHUNK; c++) {
+        float(*e)[4] = d + CHUNK_BLOCKS * c, (*up)[4] = e + E4M3_BLOCKS;
+        const int col = p.col + CHUNK * c;
+        scale_blocks<G, CHUNK_BLOCKS>(e, args.linear, rows, w.w_scale, col, segment.cols);
+        scale_blocks<G, CHUNK_BLOCKS>(up, args.linear, rows, w.up_scale, col, segment.cols);
+        epilogue_swiglu<CHUNK_BLOCKS>(e, up);
+    }
+    free_buffer<G>();
+    const int group = segment.y_group + p.col / E4M3_GROUP;
+    e4m3_put(d, out.buffers, 0, args.linear.y_scale + group * args.linear.ldy_scale + p.row, end - p.row);
+    fence_proxy_async();
+    sync_warp();
+    if (lane_index() == 0) {
+        tma_store_2d(&args.maps[p.segment][p.group].y, out.buffers, p.col, p.row);
+        bulk_commit();
+        bulk_commit();
+    }
+}
+
+/* NORM_ROPE: one head after the other. */
+template <class G>
+DEVICE void finish_heads(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
+                         outlet &out)
+{
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const linear_segment_weights &w = segment.group[p.group];
+    UNROLL
+    for (int c = 0; c < G::CHUNKS; c++) {
+        float(*e)[4] = d + CHUNK_BLOCKS * c;
+        if (c % (HEAD / CHUNK) == 0) {
+            scale_blocks<G, HEAD_BLOCKS>(e, args.linear, rows, w.w_scale, p.col + CHUNK * c, segment.cols);
+            epilogue_norm_rope(e, args.linear, w.norm, rows);
+        }
+        free_buffer<G>();
+        send<G>(e, args, p, out, c);
+    }
+}
+
+template <class G>
+DEVICE void finish(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
+                   int end, outlet &out)
+{
+    const int kind = args.linear.segment[p.segment].kind;
+    if constexpr (G::FAMILY == QKV) {
+        if constexpr (G::E4M3 && G::BN == 2 * E4M3_GROUP)
+            if (args.linear.segment[p.segment].y_type == ELEMENT_E4M3)
+                return finish_swiglu_e4m3<G>(d, args, p, rows, end, out);
+        if (kind == LINEAR_SEGMENT_SWIGLU) return finish_swiglu<G>(d, args, p, rows, out);
+        if (kind == LINEAR_SEGMENT_NORM_ROPE) return finish_heads<G>(d, args, p, rows, out);
+    }
+    finish_columns<G>(d, args, p, rows, end, out);
+}
+
+#endif
