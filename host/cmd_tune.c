@@ -7,6 +7,8 @@
 #include "tune.h"
 #include "workload.h"
 
+#include "../kernels/names.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -28,6 +30,8 @@ struct tune {
     char path[TUNED_PATH];
     struct tune_shapes shapes;
     struct tuned *table; /* NULL: there is none */
+    struct cublaslt lt;
+    char no_peer[KLEIN_MESSAGE_MAX]; /* why lt is not open; "": it is, or nobody asked */
 };
 
 /* ---- what is tuned ---------------------------------------------------------------------------------------- */
@@ -97,7 +101,10 @@ static json_t *shape_json(const struct tune_shape *s, const struct tune_candidat
     }
     json_t *o = json_pack("{s:s, s:s, s:s, s:o}", "shape", s->key, "kernel", best->kernel, "built_in",
                           s->built_in, "candidates", candidates);
-    if (o && s->peer > 0)
+    if (o && s->peer_excluded[0])
+        json_object_set_new(o, "peers",
+                            json_pack("[{s:s, s:s}]", "library", "cuBLASLt", "excluded", s->peer_excluded));
+    else if (o && s->peer > 0)
         json_object_set_new(o, "peers", json_pack("[{s:s, s:f}]", "library", "cuBLASLt", "seconds", s->peer));
     return o;
 }
@@ -116,6 +123,9 @@ static enum klein_status measure_shape(struct tune *t, struct tune_shape *s, str
 {
     const int repeat = t->s->repeat ? t->s->repeat : t->gpu.soft ? 1 : DEFAULT_REPEAT;
     TRY(tune_measure(t->dev, s, repeat, t->s->without, err));
+    if (t->lt.library) TRY(tune_peer(t->dev, &t->lt, s, repeat, err));
+    if (s->peer_excluded[0])
+        message(MESSAGE_WARNING, "%s: cuBLASLt is not compared with: %s", s->key, s->peer_excluded);
     for (int i = 0; i < s->candidates; i++)
         if (s->candidate[i].excluded[0])
             message(MESSAGE_WARNING, "%s: %s is excluded: %s", s->key, s->candidate[i].kernel,
@@ -131,6 +141,11 @@ static enum klein_status measure(struct tune *t, struct klein_error *err)
     if (!t->table && !(t->table = tuned_new(&t->whom)))
         return fail(err, KLEIN_E_NO_MEMORY, "no memory for a table of tuned kernels");
     int measured = 0;
+    struct klein_error none = {0};
+    if (t->s->without && names_have(t->s->without, "cublaslt"))
+        snprintf(t->no_peer, sizeof t->no_peer, "cuBLASLt is left out");
+    else if (cublaslt_open(gpu_of(t->dev), &t->lt, &none) != KLEIN_OK)
+        snprintf(t->no_peer, sizeof t->no_peer, "%s", none.message);
     for (int i = 0; i < t->shapes.n && !err->status; i++) {
         if (t->s->only && !strstr(t->shapes.shape[i].key, t->s->only)) continue;
         show_progress(t, i);
@@ -158,25 +173,32 @@ static double seconds_of(const json_t *shape, const char *kernel)
     return -1;
 }
 
-/* "12.3 us; gemm_x 13.0, gemm_y WRONG..." of what the table has. */
+/* "measured: 12.3 us; next of 6 gemm_x 13.0; 1 excluded; cuBLASLt's product alone 12.0" */
 static void measured_reason(const struct tuned_row *row, char *out, size_t size)
 {
     const json_t *list = json_object_get(row->shape, "candidates"),
-                 *peers = json_object_get(row->shape, "peers"), *c;
+                 *peer = json_array_get(json_object_get(row->shape, "peers"), 0),
+                 *peer_seconds = json_object_get(peer, "seconds"), *c;
+    const char *next = NULL;
+    int excluded = 0;
     size_t i, n = (size_t)snprintf(out, size, "measured: %.1f us", 1e6 * seconds_of(row->shape, row->kernel));
     json_array_foreach(list, i, c)
     {
         const char *name = json_string_value(json_object_get(c, "kernel"));
-        if (!name || !strcmp(name, row->kernel) || n >= size) continue;
-        if (json_object_get(c, "excluded"))
-            n += (size_t)snprintf(out + n, size - n, "; %s excluded", name);
-        else
-            n += (size_t)snprintf(out + n, size - n, "; %s %.1f", name, 1e6 * seconds_of(row->shape, name));
+        const json_t *seconds = json_object_get(c, "seconds");
+        excluded += !seconds;
+        if (seconds && name && strcmp(name, row->kernel) &&
+            (!next || json_number_value(seconds) < seconds_of(row->shape, next)))
+            next = name;
     }
-    json_array_foreach(peers, i, c) if (n < size) n +=
-        (size_t)snprintf(out + n, size - n, "; (%s, the product alone: %.1f)",
-                         json_string_value(json_object_get(c, "library")),
-                         1e6 * json_number_value(json_object_get(c, "seconds")));
+    if (next)
+        n +=
+            (size_t)snprintf(out + n, size - n, "; next of %d %.80s %.1f",
+                             (int)json_array_size(list) - excluded, next, 1e6 * seconds_of(row->shape, next));
+    if (excluded) n += (size_t)snprintf(out + n, size - n, "; %d excluded", excluded);
+    if (peer_seconds)
+        snprintf(out + n, size - n, "; %.40s's product alone %.1f",
+                 json_string_value(json_object_get(peer, "library")), 1e6 * json_number_value(peer_seconds));
 }
 
 /* What the engine will take for a shape, and why. */
@@ -195,7 +217,7 @@ static const char *choice(const struct tune *t, const struct tune_shape *s, char
 
 static enum klein_status print_text(const struct tune *t, struct klein_error *err)
 {
-    char why[1024];
+    char why[2 * TUNE_TEXT];
     struct table table;
     printf("%s on %s\n", t->config.name, t->dev->description);
     if (t->gpu.soft) puts("soft GPU: executed on the host, times mean nothing");
@@ -214,6 +236,7 @@ static enum klein_status print_text(const struct tune *t, struct klein_error *er
         table_cell(&table, "%s", why);
     }
     if (!table_print(&table, stdout)) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a table");
+    if (t->no_peer[0]) printf("\n%s: our own kernels only.\n", t->no_peer);
     puts("\nTimes are of the whole operation. Those of other libraries are there to compare; the engine does "
          "not "
          "use them.");
@@ -225,7 +248,7 @@ static enum klein_status print_json(const struct tune *t, struct klein_error *er
     json_t *list = json_array();
     for (int i = 0; i < t->shapes.n; i++) {
         const struct tune_shape *s = &t->shapes.shape[i];
-        char why[1024];
+        char why[2 * TUNE_TEXT];
         const char *kernel = choice(t, s, why, sizeof why);
         const struct tuned_row *row = tuned_find(t->table, s->key);
         json_t *o = json_pack("{s:s, s:i, s:s, s:s, s:b, s:s}", "shape", s->key, "calls", s->calls, "kernel",
@@ -249,6 +272,7 @@ static enum klein_status run(const void *settings, struct klein_error *err)
     signals_install();
     if (!status && !t.s->list) status = measure(&t, err);
     if (!status) status = t.s->json ? print_json(&t, err) : print_text(&t, err);
+    cublaslt_close(&t.lt);
     tune_shapes_free(&t.shapes);
     tuned_free(t.table);
     device_close(t.dev);
@@ -263,7 +287,8 @@ static const struct cli_option tune_options[] = {
      .standard = "20; soft GPU 1", CLI_RANGE(1, 100)},
     {0, "only", "TEXT", CLI_TEXT, AT(only),
      .help = "only shapes with this text in them, as --list shows them"},
-    {0, "without", "KERNELS", CLI_TEXT, AT(without), .help = "leave these out (names with commas between)"},
+    {0, "without", "KERNELS", CLI_TEXT, AT(without),
+     .help = "leave these out (names with commas between; cublaslt: compare with no library)"},
     {0, "device", "NAME", CLI_TEXT, AT(device), .help = "the GPU: cuda[:N], or soft", .standard = "cuda"},
     {0, "precision", "TYPE", CLI_CHOICE, AT(precision), .help = "of the products in the transformer's blocks",
      .standard = "bf16", .choices = "bf16|fp8"},

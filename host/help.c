@@ -16,6 +16,7 @@ static const struct {
 } environment[] = {
     {"KLEIN_MODEL", "model folder (or single file) that is used without -m"},
     {"KLEIN_TUNE", "off: kernels are picked by the built-in rules, whatever klein tune measured"},
+    {"KLEIN_CUBLASLT", "file of cuBLASLt for klein tune, if the loader does not find it"},
     {"XDG_CACHE_HOME", "folder of klein/tune-*.json, the kernels that klein tune chose; else ~/.cache"},
     {"NO_COLOR", "if not empty: no colours, also on a terminal"},
     {"COLUMNS", "width of --help where there is no terminal"},

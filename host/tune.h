@@ -6,6 +6,7 @@
 #include "../kernels/attention/attention_pick.h"
 #include "../kernels/check/op_cases.h"
 #include "../kernels/conv/conv_pick.h"
+#include "../kernels/cuda/cublaslt.h"
 #include "../kernels/cuda/cuda.h"
 #include "../kernels/gemm/gemm_pick.h"
 
@@ -30,7 +31,8 @@ struct tune_shape {
     struct op_case c;     /* an op that asks for it */
     struct tune_candidate candidate[TUNE_CANDIDATES];
     int candidates;
-    double peer; /* seconds of cuBLASLt's product of that size; 0: not measured */
+    double peer;                   /* seconds of cuBLASLt's product of that size; 0: not measured */
+    char peer_excluded[TUNE_TEXT]; /* as of a candidate */
 };
 
 struct tune_shapes {
@@ -52,5 +54,16 @@ enum klein_status tune_measure(struct device *dev, struct tune_shape *s, int rep
                                struct klein_error *err);
 /* The fastest; the rules' own where no other is faster by 2 %. NULL: none can run. */
 const struct tune_candidate *tune_best(const struct tune_shape *s);
+
+/* Median seconds of run, each after the L2 was filled with something else (but for the soft GPU). */
+enum klein_status tune_time(struct device *dev, enum klein_status (*run)(void *user, struct klein_error *err),
+                            void *user, int repeat, double *out, struct klein_error *err);
+/* If one of n results is not what another kernel made: how, with that one's name. */
+void tune_compare(const struct tensor *mine, const struct tensor *truth, int n, const char *by,
+                  char out[TUNE_TEXT]);
+
+/* tune_peer.c: fills s->peer of a linear, after comparing with our product. Errors as of tune_measure. */
+enum klein_status tune_peer(struct device *dev, struct cublaslt *lt, struct tune_shape *s, int repeat,
+                            struct klein_error *err);
 
 #endif

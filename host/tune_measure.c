@@ -25,8 +25,7 @@ struct measuring {
     struct op_call call;
     struct tuned_row row;
     struct tuned table;
-    int used;    /* the candidate was launched */
-    void *flush; /* FLUSH bytes that are written between runs, so that nothing is in the L2; NULL: not done */
+    int used; /* the candidate was launched */
 };
 
 static void on_pick(void *user, enum op_id op, const char *key, const void *shape, const char *kernel)
@@ -70,12 +69,12 @@ static double largest(struct tensor t)
     return most;
 }
 
-static void compare(const struct results *mine, const struct results *truth, const char *by,
-                    char out[TUNE_TEXT])
+void tune_compare(const struct tensor *mine, const struct tensor *truth, int n, const char *by,
+                  char out[TUNE_TEXT])
 {
-    for (int i = 0; i < truth->n; i++) {
-        const double l2 = tensor_relative_l2(mine->y[i], truth->y[i]),
-                     difference = tensor_max_difference(mine->y[i], truth->y[i]) / largest(truth->y[i]);
+    for (int i = 0; i < n; i++) {
+        const double l2 = tensor_relative_l2(mine[i], truth[i]),
+                     difference = tensor_max_difference(mine[i], truth[i]) / largest(truth[i]);
         if (l2 <= most_l2 && difference <= most_difference) continue;
         snprintf(out, TUNE_TEXT,
                  "WRONG: output %d is off %s's by %.2g (relative L2), %.2g of the largest element", i, by, l2,
@@ -90,22 +89,41 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The median; each run after the L2 was filled with something else. */
-static enum klein_status time_it(struct measuring *m, int repeat, double *out, struct klein_error *err)
+static enum klein_status time_runs(struct device *dev, enum klein_status (*run)(void *, struct klein_error *),
+                                   void *user, int repeat, void *flush, double *seconds,
+                                   struct klein_error *err)
 {
-    double seconds[100];
-    if (repeat > 100) repeat = 100;
     for (int i = 0; i < repeat; i++) {
-        if (m->flush) TRY(gpu_fill(gpu_of(m->dev), m->flush, (unsigned char)i, FLUSH, err));
-        TRY(m->dev->mark(m->dev, 0, err));
-        TRY(op_call_run(&m->call, err));
-        TRY(m->dev->mark(m->dev, 1, err));
-        TRY(m->dev->wait(m->dev, err));
-        seconds[i] = m->dev->between(m->dev, 0, 1);
+        if (flush) TRY(gpu_fill(gpu_of(dev), flush, (unsigned char)i, FLUSH, err));
+        TRY(dev->mark(dev, 0, err));
+        TRY(run(user, err));
+        TRY(dev->mark(dev, 1, err));
+        TRY(dev->wait(dev, err));
+        seconds[i] = dev->between(dev, 0, 1);
     }
+    return KLEIN_OK;
+}
+
+/* Filling the L2 also gives the host time to issue the run before the device gets to it. */
+enum klein_status tune_time(struct device *dev, enum klein_status (*run)(void *, struct klein_error *),
+                            void *user, int repeat, double *out, struct klein_error *err)
+{
+    struct klein_error none = {0};
+    double seconds[100];
+    void *flush = NULL;
+    if (repeat > 100) repeat = 100;
+    if (!gpu_of(dev)->cu->soft && gpu_alloc(gpu_of(dev), FLUSH, &flush, &none) != KLEIN_OK) flush = NULL;
+    time_runs(dev, run, user, repeat, flush, seconds, err);
+    gpu_free(gpu_of(dev), flush);
+    if (err->status) return err->status;
     qsort(seconds, (size_t)repeat, sizeof *seconds, by_size);
     *out = (seconds[(repeat - 1) / 2] + seconds[repeat / 2]) / 2;
     return KLEIN_OK;
+}
+
+static enum klein_status run_call(void *call, struct klein_error *err)
+{
+    return op_call_run(call, err);
 }
 
 /* Whether the device may go on after such a failure of one kernel. */
@@ -124,9 +142,9 @@ static enum klein_status measure_one(struct measuring *m, struct tune_candidate 
     if (!e.status && !m->used)
         snprintf(c->excluded, TUNE_TEXT, "does not take the operands");
     else if (!e.status)
-        compare(r, truth, m->s->built_in, c->excluded);
+        tune_compare(r->y, truth->y, truth->n, m->s->built_in, c->excluded);
     free_results(&mine);
-    if (!e.status && !c->excluded[0]) time_it(m, repeat, &c->seconds, &e);
+    if (!e.status && !c->excluded[0]) tune_time(m->dev, run_call, &m->call, repeat, &c->seconds, &e);
     if (!e.status) return KLEIN_OK;
     snprintf(c->excluded, TUNE_TEXT, "%.*s", TUNE_TEXT - 1, e.message);
     if (goes_on(e.status)) return KLEIN_OK;
@@ -171,8 +189,7 @@ static enum klein_status measure_all(struct measuring *m, int repeat, struct kle
         char what[TUNED_KEY + 80];
         snprintf(what, sizeof what, "%s, %s", m->s->key, c->kernel);
         if (signals_received()) fail(err, KLEIN_E_CANCELLED, "cancelled");
-        if (m->flush)
-            signals_deadline(DEADLINE, what); /* the soft GPU hangs in no kernel, and takes its time */
+        if (!gpu_of(m->dev)->cu->soft) signals_deadline(DEADLINE, what);
         if (!err->status) measure_one(m, c, repeat, &truth, err);
         signals_deadline(0, "");
         if (i == 0 && c->excluded[0]) break; /* nothing to compare the others with */
@@ -193,7 +210,6 @@ enum klein_status tune_measure(struct device *dev, struct tune_shape *s, int rep
         snprintf(s->candidate[0].excluded, TUNE_TEXT, "%.*s", TUNE_TEXT - 1, e.message);
         return KLEIN_OK;
     }
-    if (!g->cu->soft && gpu_alloc(g, FLUSH, &m.flush, &e) != KLEIN_OK) m.flush = NULL;
     const struct tuned *before = g->tuned;
     g->tuned = &m.table;
     g->picked = on_pick;
@@ -201,7 +217,6 @@ enum klein_status tune_measure(struct device *dev, struct tune_shape *s, int rep
     measure_all(&m, repeat, err);
     g->tuned = before;
     g->picked = NULL;
-    gpu_free(g, m.flush);
     op_call_free(&m.call);
     cuda_unplace((struct cuda_device *)dev);
     return err->status;

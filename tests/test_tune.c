@@ -182,6 +182,47 @@ Test(tune, wrong_kernels_are_named_and_left_out)
     device_close(dev);
 }
 
+/* ---- another library --------------------------------------------------------------------------------------- */
+
+static const char standin[] = KLEIN_BINARY_DIR "/tests/libcublaslt_standin.so";
+
+Test(tune, cublaslt_is_compared_with)
+{
+    struct klein_error err;
+    struct device *dev;
+    struct cublaslt lt;
+    OK(device_open("soft", &(struct device_options){0}, &dev, &err));
+    FAILS(cublaslt_open(gpu_of(dev), &lt, &err), KLEIN_E_UNSUPPORTED, "does not run on the soft GPU");
+    setenv("KLEIN_CUBLASLT", "/no/such/library", 1);
+    FAILS(cublaslt_open(gpu_of(dev), &lt, &err), KLEIN_E_UNSUPPORTED, "is not there");
+    setenv("KLEIN_CUBLASLT", "libm.so.6", 1);
+    FAILS(cublaslt_open(gpu_of(dev), &lt, &err), KLEIN_E_UNSUPPORTED, "has no cublasLtCreate");
+    cr_assert(!lt.library);
+    setenv("KLEIN_CUBLASLT", standin, 1);
+    OK(cublaslt_open(gpu_of(dev), &lt, &err));
+    for (int fp8 = 0; fp8 < 2; fp8++) {
+        struct tune_shape s = {.op = OP_linear,
+                               .shape.gemm = {.type = fp8 ? DT_F8E4M3 : DT_BF16,
+                                              .rows = {60, 40},
+                                              .segments = 2,
+                                              .w_rows = {128, 72},
+                                              .k = 96}};
+        OK(tune_peer(dev, &lt, &s, 2, &err));
+        cr_assert(!s.peer_excluded[0] && s.peer > 0, "%s", s.peer_excluded);
+        setenv("KLEIN_STANDIN", "wrong", 1);
+        s.peer = 0;
+        OK(tune_peer(dev, &lt, &s, 2, &err));
+        cr_assert(strstr(s.peer_excluded, "WRONG: ") && s.peer == 0, "%s", s.peer_excluded);
+        setenv("KLEIN_STANDIN", "none", 1);
+        OK(tune_peer(dev, &lt, &s, 2, &err));
+        cr_assert(strstr(s.peer_excluded, "has no kernel for 100x96 @ 200") && s.peer == 0, "%s",
+                  s.peer_excluded);
+        unsetenv("KLEIN_STANDIN");
+    }
+    cublaslt_close(&lt);
+    device_close(dev);
+}
+
 /* ---- the command, and the engine -------------------------------------------------------------------------- */
 
 /* What an open model's device picks for the shape above; what opening warned of in *warning. */
@@ -225,14 +266,23 @@ Test(tune, the_engine_picks_what_was_measured)
     cr_assert(strstr(o.out, "(not there)") && strstr(o.out, "built in: ") && !strstr(o.out, "measured"));
     SAYS(RUN(TUNE, "--only", "no such"), 2, "no shape has \"no such\" in it");
 
+    o = OK_RUN(TUNE, "--only", shape, "--without", "cublaslt");
+    cr_assert(strstr(o.out, "cuBLASLt is left out: our own kernels only"), "%s", o.out);
+    cr_assert(
+        strstr(OK_RUN(TUNE, "--only", shape).out, "it does not run on the soft GPU: our own kernels only"));
+    setenv("KLEIN_CUBLASLT", standin, 1);
     json_t *result = program_json(OK_RUN(TUNE, "--only", shape, "--json")), *s = shape_of(result);
+    cr_assert(json_number_value(json_object_get(json_array_get(json_object_get(s, "peers"), 0), "seconds")) >
+              0);
+    unsetenv("KLEIN_CUBLASLT");
     cr_assert(json_is_true(json_object_get(s, "measured")) && json_is_true(json_object_get(result, "soft")));
     cr_assert(json_array_size(json_object_get(s, "candidates")) >= 6);
     snprintf(path, sizeof path, "%s", json_string_value(json_object_get(result, "table")));
     json_decref(result);
     o = OK_RUN(TUNE, "--list");
-    cr_assert(strstr(o.out, "measured: ") && strstr(o.out, "built in: ") &&
-                  strstr(o.out, "times mean nothing") && strstr(o.out, "the engine does not use them"),
+    cr_assert(strstr(o.out, "cuBLASLt's product alone ") && strstr(o.out, "measured: ") &&
+                  strstr(o.out, "built in: ") && strstr(o.out, "times mean nothing") &&
+                  strstr(o.out, "the engine does not use them"),
               "%s", o.out);
 
     /* Times of the soft GPU are chance: the test decides what was the fastest. */
