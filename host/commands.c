@@ -10,9 +10,19 @@
 #include <string.h>
 
 const struct cli_command *const commands[] = {
-    &command_generate,   &command_info,     &command_plan,    &command_bench,
-    &command_tune,       &command_selftest, &command_devices, &command_make_random,
-    &command_completion, &command_version,  &command_help,    NULL,
+    &command_generate,
+    &command_info,
+    &command_plan,
+    &command_bench,
+    &command_tune,
+    &command_compare,
+    &command_selftest,
+    &command_devices,
+    &command_make_random,
+    &command_completion,
+    &command_version,
+    &command_help,
+    NULL,
 };
 
 const struct cli_command *command_find(const char *name)

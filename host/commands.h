@@ -6,7 +6,8 @@
 #include "cli.h"
 
 extern const struct cli_command command_generate, command_info, command_plan, command_bench, command_tune,
-    command_selftest, command_devices, command_make_random, command_completion, command_version, command_help;
+    command_compare, command_selftest, command_devices, command_make_random, command_completion,
+    command_version, command_help;
 
 /* All of them in the order of --help, NULL-terminated. */
 extern const struct cli_command *const commands[];
