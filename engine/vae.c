@@ -120,8 +120,10 @@ enum klein_status vae_bind(struct vae *v, struct checkpoint *c, struct klein_err
 struct walk {
     struct run *r;
     struct tensor x;
-    int h, w, groups;
-    size_t base[2];
+    int h, w;
+    size_t before, base[2];
+    struct tensor stats,
+        spare; /* [groups, 2]: of x; of what comes next. The convolution that makes an image makes its stats */
 };
 
 static struct tensor opposite(struct walk *k, int rows, int cols)
@@ -147,19 +149,16 @@ static void walk_to(struct walk *k, struct tensor y, int h, int w)
     k->w = w;
 }
 
-static struct group_norm normalise(struct walk *k, struct tensor x, const struct vae_norm *n)
+static struct group_norm norm_of(struct tensor stats, const struct vae_norm *n)
 {
-    struct group_norm norm = {.gamma = n->gamma, .beta = n->beta};
-    k->r->end = !k->r->end;
-    norm.stats = run_tensor(k->r, DT_F32, k->groups, 2);
-    k->r->end = !k->r->end;
-    run_gn_stats(k->r, &(struct gn_stats_args){.stats = norm.stats, .x = x, .eps = GROUP_NORM_EPS});
-    return norm;
+    return (struct group_norm){.stats = stats, .gamma = n->gamma, .beta = n->beta};
 }
 
 enum resample { SAME, DOWN, UP };
 
-static void walk_conv(struct walk *k, const struct vae_conv *c, const struct vae_norm *n, enum resample how)
+/* stats: y is going to be normalised. */
+static void walk_conv(struct walk *k, const struct vae_conv *c, const struct vae_norm *n, enum resample how,
+                      int stats)
 {
     int h = how == DOWN ? k->h / 2
             : how == UP ? k->h * 2
@@ -176,11 +175,14 @@ static void walk_conv(struct walk *k, const struct vae_conv *c, const struct vae
                           .w_px = k->w,
                           .ksize = c->ksize,
                           .stride = how == DOWN ? 2 : 1,
-                          .upsample = how == UP};
-    size_t after_y = arena_mark(k->r->arena, !k->r->end);
-    if (n) a.norm = normalise(k, k->x, n);
+                          .upsample = how == UP,
+                          .eps = GROUP_NORM_EPS};
+    struct tensor of_y = k->spare;
+    if (n) a.norm = norm_of(k->stats, n);
+    if (stats) a.stats = of_y;
     run_conv(k->r, &a);
-    arena_release(k->r->arena, !k->r->end, after_y);
+    k->spare = k->stats;
+    k->stats = of_y;
     walk_to(k, y, h, w);
 }
 
@@ -210,7 +212,9 @@ static void walk_block(struct walk *k, const struct vae_block *b)
                                        .w_px = k->w,
                                        .ksize = 3,
                                        .stride = 1,
-                                       .norm = normalise(k, x, &b->norm1)});
+                                       .norm = norm_of(k->stats, &b->norm1),
+                                       .stats = k->spare,
+                                       .eps = GROUP_NORM_EPS});
     run_conv(k->r, &(struct conv_args){.y = y,
                                        .x = t,
                                        .w = b->conv2.w,
@@ -220,7 +224,9 @@ static void walk_block(struct walk *k, const struct vae_block *b)
                                        .ksize = 3,
                                        .stride = 1,
                                        .residual = y,
-                                       .norm = normalise(k, t, &b->norm2)});
+                                       .norm = norm_of(k->spare, &b->norm2),
+                                       .stats = k->stats,
+                                       .eps = GROUP_NORM_EPS});
     arena_release(k->r->arena, !k->r->end, after_y);
     if (b->shortcut.w.ptr) walk_to(k, y, k->h, k->w);
 }
@@ -230,7 +236,7 @@ static void walk_attention(struct walk *k, const struct vae_attention *a)
 {
     int rows = k->h * k->w, c = k->x.cols;
     struct tensor y = opposite(k, rows, c), o = opposite(k, rows, c), qkv[3];
-    run_gn_apply(k->r, &(struct gn_apply_args){.y = y, .x = k->x, .norm = normalise(k, k->x, &a->norm)});
+    run_gn_apply(k->r, &(struct gn_apply_args){.y = y, .x = k->x, .norm = norm_of(k->stats, &a->norm)});
     for (int i = 0; i < 3; i++) {
         qkv[i] = opposite(k, rows, c);
         run_linear(k->r, &(struct linear_args){
@@ -249,6 +255,7 @@ static void walk_attention(struct walk *k, const struct vae_attention *a)
                                            .residual = k->x,
                                            .epilogue = LINEAR_RESIDUAL,
                                            .group[0] = {.w = weight_of(a->w[3]), .bias = a->bias[3]}});
+    run_gn_stats(k->r, &(struct gn_stats_args){.stats = k->stats, .x = k->x, .eps = GROUP_NORM_EPS});
     release_opposite(k);
 }
 
@@ -263,13 +270,15 @@ static void walk_levels(struct walk *k, const struct vae_half *half, enum resamp
 {
     for (int l = 0; l < VAE_LEVELS; l++) {
         for (int i = 0; i < half->blocks; i++) walk_block(k, &half->level[l][i]);
-        if (half->resample[l].w.ptr) walk_conv(k, &half->resample[l], NULL, how);
+        if (half->resample[l].w.ptr) walk_conv(k, &half->resample[l], NULL, how, 1);
     }
 }
 
 static struct walk walk_begin(struct run *r, const struct vae *v, int h, int w, int channels)
 {
-    struct walk k = {.r = r, .h = h, .w = w, .groups = v->cfg->norm_groups};
+    struct walk k = {.r = r, .h = h, .w = w, .before = arena_mark(r->arena, r->end)};
+    k.stats = run_tensor(r, DT_F32, v->cfg->norm_groups, 2);
+    k.spare = run_tensor(r, DT_F32, v->cfg->norm_groups, 2);
     for (int end = 0; end < 2; end++) k.base[end] = arena_mark(r->arena, end);
     k.x = run_tensor(r, r->act, h * w, channels);
     return k;
@@ -278,6 +287,7 @@ static struct walk walk_begin(struct run *r, const struct vae *v, int h, int w, 
 static void walk_end(struct walk *k, int end)
 {
     for (int i = 0; i < 2; i++) arena_release(k->r->arena, i, k->base[i]);
+    arena_release(k->r->arena, end, k->before);
     k->r->end = end;
 }
 
@@ -287,11 +297,11 @@ void vae_encode(struct run *r, const struct vae *v, struct tensor tokens, struct
     int end = r->end;
     struct walk k = walk_begin(r, v, h, w, 3);
     run_from_u8(r, &(struct from_u8_args){.y = k.x, .x = rgb});
-    walk_conv(&k, &e->conv_in, NULL, SAME);
+    walk_conv(&k, &e->conv_in, NULL, SAME, 1);
     walk_levels(&k, e, DOWN);
     walk_mid(&k, e);
-    walk_conv(&k, &e->conv_out, &e->norm_out, SAME);
-    if (v->quant_conv.w.ptr) walk_conv(&k, &v->quant_conv, NULL, SAME);
+    walk_conv(&k, &e->conv_out, &e->norm_out, SAME, 0);
+    if (v->quant_conv.w.ptr) walk_conv(&k, &v->quant_conv, NULL, SAME, 0);
     struct tensor mean =
         tensor_cols(k.x, 0, v->cfg->latent_channels); /* the mode; the log variances are not needed */
     run_patchify(r, &(struct patch_args){.y = tokens,
@@ -316,8 +326,8 @@ void vae_decode(struct run *r, const struct vae *v, struct tensor image, struct 
                                            .h = k.h,
                                            .w = k.w,
                                            .eps = v->cfg->bn_eps});
-    if (v->post_quant_conv.w.ptr) walk_conv(&k, &v->post_quant_conv, NULL, SAME);
-    walk_conv(&k, &d->conv_in, NULL, SAME);
+    if (v->post_quant_conv.w.ptr) walk_conv(&k, &v->post_quant_conv, NULL, SAME, 0);
+    walk_conv(&k, &d->conv_in, NULL, SAME, 1);
     walk_mid(&k, d);
     walk_levels(&k, d, UP);
     run_conv(r, &(struct conv_args){.y = image,
@@ -328,6 +338,6 @@ void vae_decode(struct run *r, const struct vae *v, struct tensor image, struct 
                                     .w_px = w,
                                     .ksize = 3,
                                     .stride = 1,
-                                    .norm = normalise(&k, k.x, &d->norm_out)});
+                                    .norm = norm_of(k.stats, &d->norm_out)});
     walk_end(&k, end);
 }

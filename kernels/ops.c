@@ -304,13 +304,19 @@ enum klein_status ops_check_conv(const struct conv_args *a, struct op_cost *cost
         SAME_TYPE(a->residual, a->y);
     }
     if (a->norm.stats.ptr) TRY(check_norm(op, a->norm, a->x.cols, err));
+    if (a->stats.ptr) {
+        NEED(a->stats, F32, ANY, 2);
+        RULE(a->y.cols % a->stats.rows == 0 && a->stats.ptr != a->norm.stats.ptr);
+    }
     COST(cost, 2.0 * (double)(oh * ow) * a->w.rows * a->w.cols,
          bytes_of(a->x) + bytes_of(a->w) + bytes_of(a->bias) + bytes_of(a->y) + bytes_of(a->residual),
-         "%dx%d, %d > %d, %dx%d%s%s%s", a->w_px, a->h, a->x.cols, a->w.rows, a->ksize, a->ksize,
-         a->stride == 2 ? " /2" : "", a->upsample ? " x2" : "", a->norm.stats.ptr ? " norm" : "");
+         "%dx%d, %d > %d, %dx%d%s%s%s%s", a->w_px, a->h, a->x.cols, a->w.rows, a->ksize, a->ksize,
+         a->stride == 2 ? " /2" : "", a->upsample ? " x2" : "", a->norm.stats.ptr ? " norm" : "",
+         a->stats.ptr ? " stats" : "");
     if (cost) {
         cost->m = (double)(oh * ow), cost->n = a->w.rows, cost->k = a->w.cols;
         cost->norm_bytes = a->norm.stats.ptr ? 2 * bytes_of(a->x) : 0;
+        cost->stats = a->stats.ptr != NULL;
     }
     return KLEIN_OK;
 }

@@ -128,6 +128,7 @@ struct timestep_args {
  *   norm.stats present: x is replaced by silu(groupnorm(x)) on the way in (zeros of the padding stay
  *   zero); stats from gn_stats.
  *   residual present: y = conv + bias + residual; residual [oh * ow, cout] act, may be y.
+ *   stats present: becomes what gn_stats makes of y with this eps; it is not norm.stats.
  * Memory beyond the operands is bounded (tiles), whatever the image size. */
 struct group_norm {
     struct tensor stats;       /* [groups, 2] f32: mean, 1 / sqrt(var + eps) */
@@ -138,6 +139,8 @@ struct conv_args {
     int h, w_px; /* of x, in pixels */
     int ksize, stride, upsample;
     struct group_norm norm;
+    struct tensor stats; /* [groups, 2] f32 */
+    float eps;
 };
 
 /* stats[g] = {mean, 1 / sqrt(var + eps)} of channels [g * c / groups, ...) over all pixels; biased variance,
@@ -262,6 +265,7 @@ struct op_cost {
     enum linear_epilogue epilogue;
     int heads, causal;
     double norm_bytes; /* conv: normalising x in a pass of its own */
+    int stats;         /* conv: makes those of y */
     char shape[96];
 };
 

@@ -205,6 +205,7 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
     double seconds = (cost->bytes - (e4m3 ? x + w : 0)) / memory;
     if (cost->m > FEW_ROWS) seconds = fmax(seconds, predict_product(g, &p));
     /* Passes over x before it: GroupNorm; quantising by rows what has not been written like that. */
+    if (cost->stats) seconds += launch; /* adding up what the tiles have found */
     if (cost->norm_bytes > 0) seconds += cost->norm_bytes / memory + launch;
     if (e4m3 && !paired && !promoted) seconds += 3 * x / memory + launch;
     return seconds + launch;

@@ -82,9 +82,12 @@ static uint64_t bytes_of(const struct op_case *c, enum dtype act, struct gpu_dev
     struct op_call call;
     op_call_make(&call, c, act, act, &d->base);
     OK(op_call_run(&call, &err));
-    struct tensor y = op_call_output(&call, 0);
-    const uint64_t hash = fnv1a(y.ptr, (size_t)y.rows * (size_t)y.cols * sizeof(float));
-    free(y.ptr);
+    uint64_t hash = 0;
+    for (int i = 0; i < (c->options & WITH_STATS ? 2 : 1); i++) {
+        struct tensor y = op_call_output(&call, i);
+        hash = hash * 31 + fnv1a(y.ptr, (size_t)y.rows * (size_t)y.cols * sizeof(float));
+        free(y.ptr);
+    }
     op_call_free(&call);
     return hash;
 }
@@ -162,7 +165,7 @@ static void check_forced(const char *kernel, const char *arch, uint64_t seed, en
     device_close(&d->base);
 }
 
-enum { CASES = 19, ALIGNED = 15, ALIGNED_STRIDE_1 = 14 };
+enum { CASES = 24, ALIGNED = 20, ALIGNED_STRIDE_1 = 18 };
 
 Test(kernels_conv, large_tiles)
 {
@@ -208,15 +211,15 @@ Test(kernels_conv, wgmma_128)
 
 #define CONV(height, width, cin, cout, size)                                                                 \
     .op = OP_conv, .h = height, .w = width, .k = cin, .n = cout, .ksize = size
-#define BLOCK .groups = 32, .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL
+#define BLOCK .groups = 32, .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL | WITH_STATS
 
 static const struct op_case wide[] = {
     {"512 to 512", CONV(4, 4, 512, 512, 3), BLOCK},
     {"512 in place", CONV(9, 17, 512, 512, 3), .groups = 32,
-     .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL | IN_PLACE},
+     .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL | IN_PLACE | WITH_STATS},
     {"256 to 256", CONV(11, 18, 256, 256, 3), BLOCK},
     {"128 to 128", CONV(16, 16, 128, 128, 3), BLOCK},
-    {"256 enlarged", CONV(6, 7, 256, 256, 3), .options = WITH_BIAS | UPSAMPLE},
+    {"256 enlarged", CONV(6, 7, 256, 256, 3), .groups = 32, .options = WITH_BIAS | UPSAMPLE | WITH_STATS},
     {"128 halved", CONV(16, 20, 128, 128, 3), .stride = 2, .options = WITH_BIAS},
     {"512 to 256, shortcut", CONV(7, 9, 512, 256, 1), .options = WITH_BIAS},
     {"latents to 512", CONV(8, 8, 32, 512, 3), .options = WITH_BIAS},
@@ -401,6 +404,42 @@ Test(kernels_conv, no_bank_conflicts_no_wasted_sectors)
                  2 * (PIXELS * 128 + 2 * 192 * 128 + 2 * PIXELS * 192));
     check_counts("conv_sm90_128x256", "sm_90a", 16, 128, 256, 3, 0,
                  2 * (PIXELS * K + 2 * 256 * K + 2 * PIXELS * 256));
+}
+
+/* Statistics of y come from the tiles: beside them only the blocks that add up, one per group, and no bank conflicts. */
+static void check_stats_counts(const char *kernel, const char *arch, int cout, uint64_t blocks)
+{
+    enum { SIDE = 16, CIN = 64, SUMS = 32 };
+    struct gpu_device *d = open_chip(arch, 0, SOFTGPU_LATE, 1);
+    setenv("KLEIN_CONV", kernel, 1);
+    struct conv_args a = {.x = on_gpu(d, tensor_of(NULL, DT_BF16, SIDE * SIDE, CIN)),
+                          .w = on_gpu(d, conv_packed(cout, CIN, 3, DT_BF16)),
+                          .y = on_gpu(d, tensor_of(NULL, DT_BF16, SIDE * SIDE, cout)),
+                          .stats = on_gpu(d, tensor_of(NULL, DT_F32, SUMS, 2)),
+                          .h = SIDE,
+                          .w_px = SIDE,
+                          .ksize = 3,
+                          .stride = 1};
+    struct tensor scratch = on_gpu(d, tensor_of(NULL, DT_U8, 1, (int)conv_scratch(&a)));
+    OK(gpu_sync(d->gpu, &err));
+    softgpu_reset_counters();
+    OK(conv_launch(d->gpu, &a, scratch.ptr, (size_t)scratch.cols, &err));
+    OK(gpu_sync(d->gpu, &err));
+    struct softgpu_counters n;
+    softgpu_read_counters(&n);
+    cr_expect(n.bank_conflicts == 0, "%s: %llu bank conflicts", kernel, (unsigned long long)n.bank_conflicts);
+    cr_expect(n.blocks == blocks + SUMS, "%s: %llu blocks", kernel, (unsigned long long)n.blocks);
+    void *const all[] = {a.x.ptr, a.w.ptr, a.stats.ptr, a.y.ptr, scratch.ptr};
+    for (int i = 0; i < 5; i++) gpu_free(d->gpu, all[i]);
+    device_close(&d->base);
+}
+
+Test(kernels_conv, statistics_from_the_tiles)
+{
+    check_stats_counts("conv_sm80_128x128_s2", "sm_80", 128, 2);
+    check_stats_counts("conv_sm80_128x64", "sm_80", 128, 4);
+    check_stats_counts("conv_sm90_128x128", "sm_90a", 256, 3); /* persistent, 3 multiprocessors */
+    check_stats_counts("conv_sm90_128x256", "sm_90a", 512, 3);
 }
 
 /* ---- choice and refusals ---------------------------------------------------------------------------------------------------- */

@@ -340,6 +340,8 @@ static void make_conv(struct maker *m, const struct op_case *c, struct conv_args
     if (c->options & WITH_NORM) add_norm(m, &a->norm, c->k);
     if (c->options & WITH_RESIDUAL) residual = add_act(m, &a->residual, pixels, c->n, NORMAL, 0);
     add_y(m, &a->y, pixels, c->n, residual);
+    if (c->options & WITH_STATS) add_f32(m, &a->stats, c->groups, 2, NOTHING);
+    a->eps = 1e-6f;
 }
 
 static void make_patch(struct maker *m, const struct op_case *c, struct patch_args *a, int inverse)

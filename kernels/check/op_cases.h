@@ -29,7 +29,8 @@ enum op_option {
     IN_PLACE = 256, /* the alias that ops.h allows */
     OUTLIERS = 512, /* a few channels of x are 100 times larger, as in the real model */
     UPSAMPLE = 1024,
-    OFFSET = 2048, /* x has a mean that is large against its spread */
+    WITH_STATS = 32768, /* conv: gn_stats of y, in `groups` */
+    OFFSET = 2048,      /* x has a mean that is large against its spread */
     /* in a BF16 run on a device that has it (device.h), else the numbers that they stand for, which are exact in BF16: */
     X_E4M3 = 4096, /* linear: x and weights are F8_E4M3 with scales */
     Y_E4M3 =

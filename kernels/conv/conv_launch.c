@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 enum { BAND_BYTES = 24 << 20, SCRATCH_MAX = 40 << 20 }; /* half of the smallest L2 of the large chips */
+enum { MOMENTS_MAX = 24 << 20 };
 
 static int aligned(struct tensor t)
 {
@@ -99,6 +100,12 @@ static size_t row_bytes(const struct conv_args *a)
     return (size_t)a->w_px * (size_t)CONV_PADDED(a->x.cols) * dtype_size(a->x.dtype);
 }
 
+/* Bytes of a chunk of pixels: moments of y for 4 couts each, and their count. */
+static size_t chunk_bytes(const struct conv_args *a)
+{
+    return ((size_t)a->y.cols / 4 * 2 + 1) * sizeof(float);
+}
+
 /* Of scratch that it is good to use. */
 static size_t band_bytes(const struct conv_args *a)
 {
@@ -107,10 +114,32 @@ static size_t band_bytes(const struct conv_args *a)
     return whole < BAND_BYTES ? whole : one > BAND_BYTES ? one : BAND_BYTES;
 }
 
-size_t conv_scratch(const struct conv_args *a)
+static struct gn_stats_args stats_of_y(const struct conv_args *a)
+{
+    return (struct gn_stats_args){a->stats, a->y, a->eps};
+}
+
+/* For the statistics of y: moments of chunks of pixels, or what gn_stats needs where there are none or too many. */
+static size_t stats_bytes(const struct conv_args *a)
+{
+    if (!a->stats.ptr) return 0;
+    const struct gn_stats_args stats = stats_of_y(a);
+    const size_t chunks = (size_t)a->y.rows / 32 + 4 * (size_t)(rows_of_y(a) + width_of_y(a)),
+                 bytes = chunks * chunk_bytes(a), most = bytes < MOMENTS_MAX ? bytes : MOMENTS_MAX,
+                 least = norm_gn_stats_scratch(&stats);
+    return most > least ? most : least;
+}
+
+/* Bytes of scratch before those. */
+static size_t input_bytes(const struct conv_args *a)
 {
     if (!goes_through_scratch(a)) return 0;
     return band_bytes(a) < SCRATCH_MAX ? band_bytes(a) : SCRATCH_MAX;
+}
+
+size_t conv_scratch(const struct conv_args *a)
+{
+    return input_bytes(a) + stats_bytes(a);
 }
 
 /* Rows of y whose input fits into `bytes`; 0 if there are none. */
@@ -166,7 +195,9 @@ static enum klein_status launch_sm90(struct gpu *g, const struct conv_variant *v
                                      int64_t tiles, struct klein_error *err)
 {
     const int rows = k->pixels / k->ow;
-    struct conv_sm90_args s = {.bias = k->bias.ptr,
+    struct conv_sm90_args s = {.moments = k->moments,
+                               .counts = k->counts,
+                               .bias = k->bias.ptr,
                                .has_residual = k->residual.ptr != NULL,
                                .rows = rows >> k->up,
                                .ow = k->ow >> k->up,
@@ -195,7 +226,7 @@ static enum klein_status launch_sm90(struct gpu *g, const struct conv_variant *v
 /* Launches band b; x: its rows of x. */
 static enum klein_status launch_band(struct gpu *g, const struct conv_variant *v, const struct conv_shape *s,
                                      const struct conv_args *a, const struct band *b, struct tensor x,
-                                     struct klein_error *err)
+                                     float *moments, float *counts, struct klein_error *err)
 {
     struct conv_args band = *a; /* the operands of these rows only */
     band.x = x;
@@ -206,6 +237,8 @@ static enum klein_status launch_band(struct gpu *g, const struct conv_variant *v
                                        .w = matrix_of(a->w),
                                        .bias = matrix_of(a->bias),
                                        .residual = matrix_of(band.residual),
+                                       .moments = moments,
+                                       .counts = counts,
                                        .h = b->x_rows,
                                        .w_px = a->w_px,
                                        .pixels = b->rows * s->ow,
@@ -236,10 +269,15 @@ static enum klein_status check(const struct conv_args *a, const void *scratch, s
     if (a->w.dtype != a->x.dtype || a->w.ld != (int64_t)a->ksize * a->ksize * CONV_PADDED(a->x.cols))
         return fail(err, KLEIN_E_INTERNAL, "conv: weights of %s with rows of %lld are not packed for %s",
                     dtype_name(a->w.dtype), (long long)a->w.ld, dtype_name(a->x.dtype));
-    if (!goes_through_scratch(a)) return KLEIN_OK;
+    const struct gn_stats_args stats = stats_of_y(a);
+    if (!goes_through_scratch(a) && !a->stats.ptr) return KLEIN_OK;
     if (!scratch || (uintptr_t)scratch % 16)
         return fail(err, KLEIN_E_INTERNAL, "conv: no scratch memory, or not 16-byte aligned");
-    if (!rows_that_fit(a, scratch_bytes))
+    if (a->stats.ptr && scratch_bytes < norm_gn_stats_scratch(&stats))
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "conv: %zu bytes of scratch do not hold what statistics of %d channels need",
+                    scratch_bytes, a->y.cols);
+    if (goes_through_scratch(a) && !rows_that_fit(a, scratch_bytes))
         return fail(err, KLEIN_E_UNSUPPORTED,
                     "conv: %d rows of %d pixels of %d channels do not fit into %zu bytes of scratch",
                     rows_read(a, rows_at_least(a)), a->w_px, a->x.cols, scratch_bytes);
@@ -280,17 +318,28 @@ enum klein_status conv_launch(struct gpu *g, const struct conv_args *a, void *sc
     };
     const struct conv_variant *v;
     TRY(choose(g, &s, &v, err));
-    if (!goes_through_scratch(a)) {
-        const struct band all = band_of(a, 0, s.rows);
-        return launch_band(g, v, &s, a, &all, a->x, err);
-    }
-    const int most = rows_that_fit(a, scratch_bytes < band_bytes(a) ? scratch_bytes : band_bytes(a));
-    const int rows = conv_band_rows(v, &s, most);
-    for (int first = 0; first < s.rows; first += rows) {
+    const int through = goes_through_scratch(a);
+    const size_t wanted = through ? band_bytes(a) : 0,
+                 input = wanted < scratch_bytes ? wanted : scratch_bytes;
+    const int rows = through ? conv_band_rows(v, &s, rows_that_fit(a, input)) : s.rows;
+    /* Groups of whole fours of channels: their moments come from the tiles, if there is room for them. */
+    const int last = (s.rows - 1) % rows + 1,
+              fours = a->stats.ptr && s.aligned && a->y.cols / a->stats.rows % 4 == 0;
+    const int64_t each = conv_chunks(v, &s, rows),
+                  chunks = (s.rows - 1) / rows * each + conv_chunks(v, &s, last);
+    const size_t room = (scratch_bytes - input) / chunk_bytes(a);
+    float *moments = fours && chunks && (size_t)chunks <= room ? (float *)((char *)scratch + input) : NULL,
+          *counts = moments ? moments + chunks * (a->y.cols / 4 * 2) : NULL;
+    for (int first = 0, i = 0; first < s.rows; first += rows, i++) {
         const struct band b = band_of(a, first, first + rows < s.rows ? rows : s.rows - first);
-        struct tensor x;
-        TRY(fill_scratch(g, a, &b, scratch, &x, err));
-        TRY(launch_band(g, v, &s, a, &b, x, err));
+        struct tensor x = a->x;
+        if (through) TRY(fill_scratch(g, a, &b, scratch, &x, err));
+        const int64_t done = i * each;
+        TRY(launch_band(g, v, &s, a, &b, x, moments ? moments + done * (a->y.cols / 4 * 2) : NULL,
+                        counts ? counts + done : NULL, err));
     }
-    return KLEIN_OK;
+    if (!a->stats.ptr) return KLEIN_OK;
+    const struct gn_stats_args stats = stats_of_y(a);
+    if (!moments) return norm_gn_stats(g, &stats, scratch, err);
+    return norm_gn_combine(g, a->stats, moments, counts, a->y.cols / 4, (int)chunks, a->eps, err);
 }

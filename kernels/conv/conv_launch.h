@@ -13,9 +13,10 @@ struct tensor conv_packed(int cout, int cin, int ksize, enum dtype act);
 enum klein_status conv_pack(struct gpu *g, struct tensor packed, struct tensor w, int ksize,
                             struct klein_error *err);
 
-/* Bytes that conv_launch needs, at most 40 MiB; may be 0. With a norm, or rows of x that are not 16-byte aligned, x goes through
+/* Bytes that conv_launch needs, at most 64 MiB; may be 0. With a norm, or rows of x that are not 16-byte aligned, x goes through
  * scratch memory in bands of rows: small enough to stay in the L2 until they are read, so it uses no more than this except for
- * images that do not fit otherwise. Less serves too (more bands). */
+ * images that do not fit otherwise. Less serves too (more bands). With stats, moments
+ * of y that the tiles find (moments.h) lie behind that; where they have no room y is read again. */
 size_t conv_scratch(const struct conv_args *a);
 
 /* Launches the convolution in g's stream; a has passed ops_check_conv, and a->w is packed: see above. scratch: 16-byte aligned, free

@@ -69,6 +69,13 @@ int64_t conv_tiles(const struct conv_variant *v, const struct conv_shape *s, int
     return (ceil_div(rows >> up, v->tile_h) * ceil_div(s->ow >> up, v->tile_w) << 2 * up) * across_n;
 }
 
+int64_t conv_chunks(const struct conv_variant *v, const struct conv_shape *s, int rows)
+{
+    const int i = (int)(v - variants), warp_rows = v->tile_n == 128 ? 64 : 32; /* mma.sync's */
+    if (v->persistent) return 2 * conv_tiles(v, s, rows) / ceil_div(s->cout, v->tile_n);
+    return i <= SM80_128X64 ? ceil_div((int64_t)rows * s->ow, warp_rows) : 0;
+}
+
 /* Tiles that the busiest multiprocessor has. */
 static int64_t rounds(const struct conv_variant *v, const struct conv_shape *s, int rows)
 {

@@ -41,6 +41,8 @@ const struct conv_variant *conv_named(const struct conv_shape *s, const char *na
 void conv_key(const struct conv_shape *s, char out[TUNED_KEY]);
 /* Why the rules pick v, for people. */
 void conv_reason(const struct conv_shape *s, const struct conv_variant *v, char *out, size_t size);
+/* Chunks of pixels for which v finds the moments of `rows` rows of y (args.h: moments); 0: it does not. */
+int64_t conv_chunks(const struct conv_variant *v, const struct conv_shape *s, int rows);
 /* Tiles of a launch that makes `rows` rows of y. */
 int64_t conv_tiles(const struct conv_variant *v, const struct conv_shape *s, int rows);
 /* Rows of y per launch, if at most `most` (>= 1) are possible: the number that leaves the fewest multiprocessors idle. Enlarged

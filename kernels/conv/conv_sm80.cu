@@ -7,6 +7,7 @@
  * k blocks of both operands are under way (mainloop.h). The tile 8 wide is for rgb and for rows that are not 16-byte aligned: its
  * results leave one by one. The others' go through shared memory, where the residual waits for them. */
 #include "mainloop.h"
+#include "moments.h"
 #include "../device/elements.h"
 
 enum { BM = 128, WN = 64 /* of the wide tiles */ };
@@ -128,6 +129,14 @@ DEVICE void store_tile(const float (&d)[mi][WN / 8][4], uint32_t tile, const con
         const u32x4 v = ld_shared_16(tile + tile_offset(row, chunk));
         if (exists(row)) st_global_16(y + (row0 + row) * args.y.ld + col, v);
     }
+    if (!args.moments || row0 >= args.pixels) return;
+    const int pixels = args.pixels - row0 < 16 * mi ? args.pixels - row0 : 16 * mi;
+    const int number = row0 / (16 * mi);
+    const int64_t at = (int64_t)number * (args.cout / 4) + col / 4;
+    store_moments<24, 4 * mi>(
+        col < args.cout ? args.moments + 2 * at : nullptr, col ? nullptr : args.counts + number, tile, pixels,
+        [&](int i) { return tile_offset(4 * i + lane / 8, chunk); },
+        [&](int i) { return 4 * i + lane / 8 < pixels; });
 }
 
 /* This warp's 32 x 8 of y, one by one. */

@@ -8,6 +8,7 @@
  * Enlarged images: a patch has pixels of y two apart in both directions. At any tap these lie side by side in x, so their box is as
  * dense as ever; a patch of even and one of odd rows and columns differ in where a tap moves it. */
 #include "../device/device.h"
+#include "moments.h"
 #include "../device/elements.h"
 #include "../device/ptx.h"
 #include "../device/tile.h"
@@ -40,6 +41,7 @@ struct ring {
 struct patch {
     int row, col, cout; /* the first of the patch; enlarged: counting only its image's */
     int image, odd_row, odd_col;
+    int number; /* of the patch */
 };
 
 template <int BN>
@@ -55,7 +57,7 @@ DEVICE patch patch_of(const conv_sm90_args &args, int tile)
     const int across = ceil_div(args.ow, (int)PATCH_W), down = ceil_div(args.rows, (int)PATCH_H);
     const tile_position at = grouped_tile(tile, across * down << 2 * args.up, ceil_div(args.cout, BN), GROUP);
     const int place = at.row >> 2 * args.up; /* the four images of a place one after the other */
-    patch p = {place / across * PATCH_H, place % across * PATCH_W, at.col * BN, 0, 0, 0};
+    patch p = {place / across * PATCH_H, place % across * PATCH_W, at.col * BN, 0, 0, 0, at.row};
     if (args.up) p.image = at.row & 3, p.odd_row = p.image >> 1, p.odd_col = p.image & 1;
     return p;
 }
@@ -97,6 +99,22 @@ DEVICE void load_residual(const conv_sm90_args &args, const exit_way &e, const p
     mbar_arrive_expect(e.arrived + 8 * buffer, OUT_BYTES);
     tma_load_3d(e.out + buffer * OUT_BYTES, &args.residual[p.image], e.arrived + 8 * buffer,
                 p.cout + chunk * OUT_COLS, p.col, p.row);
+}
+
+/* Moments of a consumer's 64 pixels x 64 couts of y in `tile`; its warps have 16 couts each, lanes a column of the patch. */
+DEVICE void chunk_moments(const conv_sm90_args &args, const exit_way &e, const patch &p, uint32_t tile,
+                          int cout)
+{
+    const int lane = lane_index(), chunk = 2 * (warp_index() % 4) + (lane >> 3 & 1),
+              col = (lane & 7) + 8 * (lane >> 4);
+    const int rows = args.rows - p.row < 4 ? args.rows - p.row : 4,
+              cols = args.ow - p.col < 16 ? args.ow - p.col : 16;
+    const int first = cout + 8 * chunk, number = CONSUMERS * p.number + e.consumer;
+    const int64_t at = (int64_t)number * (args.cout / 4) + first / 4;
+    store_moments<23, 4>(
+        first < args.cout ? args.moments + 2 * at : nullptr, first ? nullptr : args.counts + number, tile,
+        rows > 0 ? rows * cols : 0, [&](int i) { return tile_offset(16 * i + col, chunk); },
+        [&](int i) { return i < rows && col < cols; });
 }
 
 /* This consumer's 64 pixels x BN of y, in chunks of 64 couts through shared memory. p.row: its own first. */
@@ -147,6 +165,11 @@ DEVICE void store_rows(const float (&d)[BN / 2], const conv_sm90_args &args, exi
         }
         fence_proxy_async();
         bar_sync(BARRIER_CONSUMER + e.consumer, 128);
+        if (args.moments) {
+            chunk_moments(args, e, p, tile, p.cout + chunk * OUT_COLS);
+            bar_sync(BARRIER_CONSUMER + e.consumer,
+                     128); /* all have read what the next residual overwrites */
+        }
         if (e.leader) {
             tma_store_3d(&args.y[p.image], tile, p.cout + chunk * OUT_COLS, p.col, p.row);
             bulk_commit();

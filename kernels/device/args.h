@@ -242,20 +242,22 @@ struct rmsnorm_kernel_args {
     float eps;
 };
 
-/* norm/groupnorm. stats: partial[block / tiles][channel] = mean and sum of squared deviations from it over the block's pixels; combine:
- * stats[group] = mean, 1 / sqrt(var + eps) from these (one block per group); apply: y = groupnorm(x), then SiLU if `silu`. */
+/* norm/groupnorm. stats: partial[block / tiles][channel] = mean and sum of squared deviations from it over the block's pixels, counts
+ * [block / tiles] = these; combine: stats[group] = mean, 1 / sqrt(var + eps) from these (one block per group), or from those that
+ * convolutions make for 4 channels each; apply: y = groupnorm(x), then SiLU if `silu`. */
 #define GROUPNORM_SHARED(tables, vector) (4u * (tables) * (SPREAD_THREADS * (vector) + 32u))
 struct groupnorm_stats_args {
     struct matrix x;
     struct spread spread;
-    float *partial; /* [blocks / tiles][cols][2] */
+    float *partial, *counts; /* [blocks / tiles][cols][2], [blocks / tiles] */
     int cols;
 };
-enum { GROUPNORM_COMBINE_THREADS = 256, GROUPNORM_COMBINE_SHARED = 2 * 8 * GROUPNORM_COMBINE_THREADS };
+enum { GROUPNORM_COMBINE_THREADS = 256, GROUPNORM_COMBINE_SHARED = 3 * 8 * GROUPNORM_COMBINE_THREADS };
 struct groupnorm_combine_args {
-    struct matrix stats; /* f32 [groups, 2] */
-    const float *partial;
-    int cols, rows, rows_per_block, group_size;
+    struct matrix stats;          /* f32 [groups, 2] */
+    const float *partial;         /* [chunks][cols][2] */
+    const float *counts;          /* [chunks]: of how many values each of a chunk's is */
+    int cols, chunks, group_size; /* group_size: of cols */
     float eps;
 };
 struct groupnorm_apply_args {
@@ -283,8 +285,9 @@ enum {
 #define CONV_PADDED(cin) (((cin) + 7) / 8 * 8)
 struct conv_kernel_args {
     struct matrix y, x, w, bias, residual; /* bias, residual: ptr NULL if absent */
-    int h, w_px;                           /* of x in pixels, as it lies there */
-    int pixels, ow;                        /* of y */
+    float *moments, *counts; /* for groupnorm_combine, cout / 4 cols; chunks: of warps; or NULL */
+    int h, w_px;             /* of x in pixels, as it lies there */
+    int pixels, ow;          /* of y */
     int top, left, ksize, stride, up;
     int cin, cout;
 };
@@ -297,7 +300,8 @@ struct conv_kernel_args {
     ((stages) * (128 + (bn)) * 128 + 32768 + 1024) /* bytes of dynamic shared memory */
 struct conv_sm90_args {
     struct tensor_map x, w, y[4], residual[4];
-    const float *bias; /* NULL: absent */
+    float *moments, *counts; /* for groupnorm_combine, cout / 4 cols; two chunks per tile; NULL: not wanted */
+    const float *bias;       /* NULL: absent */
     int has_residual;
     int rows, ow; /* of y; if up, of each of its images */
     int top, left, ksize, up;

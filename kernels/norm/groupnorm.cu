@@ -97,6 +97,7 @@ DEVICE void groupnorm_stats(const groupnorm_stats_args &args)
         }
         st_global_8(args.partial + 2 * ((int64_t)chunk * args.cols + tile * across * n + c),
                     bits_from_float(all.mean), bits_from_float(all.squares));
+        if (tile + c == 0) st_global_4(args.counts + chunk, bits_from_float((float)pixels));
     }
 }
 
@@ -114,37 +115,41 @@ KERNEL(groupnorm_stats_any, groupnorm_stats_args, SPREAD_THREADS, 2)
 }
 
 struct groupnorm_combine_shared {
-    shared<double> sum[GROUPNORM_COMBINE_THREADS], squares[GROUPNORM_COMBINE_THREADS];
+    shared<double> sum[GROUPNORM_COMBINE_THREADS], squares[GROUPNORM_COMBINE_THREADS],
+        values[GROUPNORM_COMBINE_THREADS];
 };
 
 DEVICE void combine(const groupnorm_combine_args &args)
 {
     SHARED(groupnorm_combine_shared, s);
-    const int group = block_x(), size = args.group_size, chunks = ceil_div(args.rows, args.rows_per_block);
+    const int group = block_x(), size = args.group_size;
     grid_wait();
     grid_launch_dependents();
-    double sum = 0, squares = 0; /* of all values; about zero, which f64 bears */
-    for (int i = thread_index(); i < chunks * size; i += GROUPNORM_COMBINE_THREADS) {
-        const int chunk = i / size, from = chunk * args.rows_per_block;
+    double sum = 0, squares = 0, values = 0; /* squares: about zero, which f64 bears */
+    for (int64_t i = thread_index(); i < (int64_t)args.chunks * size; i += GROUPNORM_COMBINE_THREADS) {
+        const int64_t chunk = i / size;
         const u32x2 part =
-            ld_global_8(args.partial + 2 * ((int64_t)chunk * args.cols + group * size + (i - chunk * size)));
-        const double pixels = args.rows - from < args.rows_per_block ? args.rows - from : args.rows_per_block;
-        const double mean = float_from_bits(part.x);
-        sum += pixels * mean;
-        squares += float_from_bits(part.y) + pixels * mean * mean;
+            ld_global_8(args.partial + 2 * (chunk * args.cols + group * size + (i - chunk * size)));
+        const double mean = float_from_bits(part.x),
+                     count = float_from_bits(ld_global_4(args.counts + chunk));
+        sum += count * mean;
+        squares += float_from_bits(part.y) + count * mean * mean;
+        values += count;
     }
     s.sum[thread_index()] = sum;
     s.squares[thread_index()] = squares;
+    s.values[thread_index()] = values;
     for (int half = GROUPNORM_COMBINE_THREADS / 2; half; half /= 2) {
         sync_threads();
         if (thread_index() < half) {
             s.sum[thread_index()] = s.sum[thread_index()] + s.sum[thread_index() + half];
             s.squares[thread_index()] = s.squares[thread_index()] + s.squares[thread_index() + half];
+            s.values[thread_index()] = s.values[thread_index()] + s.values[thread_index() + half];
         }
     }
     if (thread_index() == 0) {
-        const double values = (double)args.rows * size, mean = s.sum[0] / values;
-        const double variance = fmax(s.squares[0] / values - mean * mean, 0.0);
+        const double all = s.values[0], mean = s.sum[0] / all;
+        const double variance = fmax(s.squares[0] / all - mean * mean, 0.0);
         store_any(args.stats.ptr, ELEMENT_F32, group * args.stats.ld, (float)mean);
         store_any(args.stats.ptr, ELEMENT_F32, group * args.stats.ld + 1,
                   (float)(1 / sqrt(variance + args.eps)));

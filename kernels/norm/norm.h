@@ -15,6 +15,12 @@ enum klein_status norm_rmsnorm(struct gpu *g, const struct rmsnorm_args *a, stru
 size_t norm_gn_stats_scratch(const struct gn_stats_args *a);
 enum klein_status norm_gn_stats(struct gpu *g, const struct gn_stats_args *a, void *scratch,
                                 struct klein_error *err);
+/* The second level alone: stats from partial [chunks, cols] of {mean, squares about it} of counts[chunk]
+ * values each; groups of cols lie side by side. */
+enum klein_status norm_gn_combine(struct gpu *g, struct tensor stats, const float *partial,
+                                  const float *counts, int cols, int chunks, float eps,
+                                  struct klein_error *err);
+
 enum klein_status norm_gn_apply(struct gpu *g, const struct gn_apply_args *a, struct klein_error *err);
 
 #endif

@@ -133,7 +133,17 @@ static struct spread stats_spread(const struct gn_stats_args *a)
 size_t norm_gn_stats_scratch(const struct gn_stats_args *a)
 {
     struct spread s = stats_spread(a);
-    return (size_t)spread_chunks(&s) * (size_t)a->x.cols * 2 * sizeof(float);
+    return (size_t)spread_chunks(&s) * (2 * (size_t)a->x.cols + 1) * sizeof(float);
+}
+
+enum klein_status norm_gn_combine(struct gpu *g, struct tensor stats, const float *partial,
+                                  const float *counts, int cols, int chunks, float eps,
+                                  struct klein_error *err)
+{
+    const struct groupnorm_combine_args k = {matrix_of(stats), partial,           counts, cols,
+                                             chunks,           cols / stats.rows, eps};
+    return launch_rows(g, "groupnorm_combine", stats.rows, GROUPNORM_COMBINE_THREADS,
+                       GROUPNORM_COMBINE_SHARED, &k, err);
 }
 
 enum klein_status norm_gn_stats(struct gpu *g, const struct gn_stats_args *a, void *scratch,
@@ -142,14 +152,11 @@ enum klein_status norm_gn_stats(struct gpu *g, const struct gn_stats_args *a, vo
     int n = vector_of(a->x, a->x);
     if (!scratch || (uintptr_t)scratch % 16)
         return fail(err, KLEIN_E_INTERNAL, "gn_stats: no scratch memory, or not 16-byte aligned");
-    struct groupnorm_stats_args k = {matrix_of(a->x), stats_spread(a), scratch, a->x.cols};
+    struct groupnorm_stats_args k = {matrix_of(a->x), stats_spread(a), scratch, NULL, a->x.cols};
+    k.counts = k.partial + 2 * (int64_t)spread_chunks(&k.spread) * k.cols;
     TRY(launch_spread(g, by_vector(n, "groupnorm_stats_bf16", "groupnorm_stats_f32", "groupnorm_stats_any"),
                       &k.spread, GROUPNORM_SHARED(2, (unsigned)n), &k, err));
-    struct groupnorm_combine_args combine = {
-        matrix_of(a->stats),       scratch, a->x.cols, a->x.rows, k.spread.rows_per_block,
-        a->x.cols / a->stats.rows, a->eps};
-    return launch_rows(g, "groupnorm_combine", a->stats.rows, GROUPNORM_COMBINE_THREADS,
-                       GROUPNORM_COMBINE_SHARED, &combine, err);
+    return norm_gn_combine(g, a->stats, k.partial, k.counts, k.cols, spread_chunks(&k.spread), a->eps, err);
 }
 
 enum klein_status norm_gn_apply(struct gpu *g, const struct gn_apply_args *a, struct klein_error *err)

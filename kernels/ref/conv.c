@@ -56,7 +56,8 @@ enum klein_status REF(conv)(struct device *dev, const struct conv_args *a, struc
         }
     }
     free(x), free(w), free(patches);
-    return KLEIN_OK;
+    if (!a->stats.ptr) return KLEIN_OK;
+    return REF(gn_stats)(dev, &(struct gn_stats_args){a->stats, a->y, a->eps}, err);
 }
 
 enum klein_status REF(gn_stats)(struct device *dev, const struct gn_stats_args *a, struct klein_error *err)

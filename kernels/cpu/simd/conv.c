@@ -194,5 +194,7 @@ enum klein_status ISA(cpu_conv)(struct device *dev, const struct conv_args *a, s
             }
         }
     }
-    return status == KLEIN_OK ? KLEIN_OK : fail(err, status, "conv: oneDNN failed on a tile");
+    if (status != KLEIN_OK) return fail(err, status, "conv: oneDNN failed on a tile");
+    if (!a->stats.ptr) return KLEIN_OK;
+    return ISA(cpu_gn_stats)(dev, &(struct gn_stats_args){a->stats, a->y, a->eps}, err);
 }
