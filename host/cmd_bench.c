@@ -32,6 +32,7 @@ struct bench {
     int runs, warm_up;
     double first;    /* seconds of the first run, which loads kernels and takes memory */
     double *seconds; /* [runs][STAGES]: the stages, then the whole */
+    double host;     /* seconds of the host between launches of graphs, of the runs that are timed */
     struct op_rows ops;
     int observe; /* this run's ops are wanted */
     struct peak peak;
@@ -62,6 +63,13 @@ static enum klein_status run_once(struct bench *b, double *seconds, struct klein
     return KLEIN_OK;
 }
 
+static double host_seconds(const struct bench *b)
+{
+    struct cuda_facts gpu = {0};
+    cuda_facts(b->klein->device, &gpu);
+    return gpu.host_seconds;
+}
+
 /* On a device with graphs an observed run is another thing than a timed one: ops have runs of their own. */
 static enum klein_status run_all(struct bench *b, struct klein_error *err)
 {
@@ -75,7 +83,9 @@ static enum klein_status run_all(struct bench *b, struct klein_error *err)
         if (i == 0) b->first = unused[WHOLE];
     }
     b->observe = b->s->ops && !apart;
+    const double host = host_seconds(b);
     for (int i = 0; i < b->runs; i++) TRY(run_once(b, b->seconds + i * STAGES, err));
+    b->host = host_seconds(b) - host;
     b->observe = b->s->ops && apart;
     for (int i = 0; b->observe && i < b->runs; i++) TRY(run_once(b, unused, err));
     op_rows_sort(&b->ops);
@@ -171,6 +181,16 @@ static double median(const struct bench *b, int stage)
     return (v[(b->runs - 1) / 2] + v[b->runs / 2]) / 2;
 }
 
+/* The smallest time that a share q of the runs does not exceed: with few runs the largest. */
+static double quantile(const struct bench *b, int stage, double q)
+{
+    double v[1000];
+    const int i = (int)ceil(q * b->runs) - 1;
+    for (int r = 0; r < b->runs; r++) v[r] = b->seconds[r * STAGES + stage];
+    qsort(v, (size_t)b->runs, sizeof *v, compare_doubles);
+    return v[i < 0 ? 0 : i];
+}
+
 static double stage_flops(const struct bench *b, int stage)
 {
     double all = 0;
@@ -194,9 +214,11 @@ static int print_stages(const struct bench *b)
 {
     const struct peak *p = &b->peak;
     struct table t;
-    table_begin(&t, p->soft ? "lrr" : "lrrrr");
+    table_begin(&t, p->soft ? "lrrrr" : "lrrrrrr");
     table_cell(&t, "STAGE");
     table_cell(&t, p->soft ? "HOST SECONDS" : "SECONDS");
+    table_cell(&t, "P95");
+    table_cell(&t, "P99");
     table_cell(&t, "TFLOP");
     if (!p->soft) table_cell(&t, "TFLOP/S");
     if (!p->soft) table_cell(&t, "OF PEAK");
@@ -205,6 +227,8 @@ static int print_stages(const struct bench *b)
         if (!(seconds > 0)) continue;
         table_cell(&t, "%s", stage_name(i));
         table_cell(&t, "%.5f", seconds);
+        table_cell(&t, "%.5f", quantile(b, i, 0.95));
+        table_cell(&t, "%.5f", quantile(b, i, 0.99));
         table_cell(&t, "%.4f", flops / 1e12);
         if (p->soft) continue;
         table_cell(&t, "%.4f", flops / seconds / 1e12);
@@ -274,6 +298,10 @@ static enum klein_status print_text(const struct bench *b, struct klein_error *e
     int ok = print_stages(b);
     if (b->s->ops) ok &= op_rows_print(&b->ops, &b->peak, b->runs);
     if (has_gap(b, KLEIN_STAGE_DENOISE)) ok &= print_gaps(b);
+    if (b->host > 0)
+        printf(
+            "\nhost between the launches of graphs, waiting apart: %.0f us of a request; the goal is 100\n",
+            1e6 * b->host / b->runs);
     print_memory(b);
     return ok ? KLEIN_OK : fail(err, KLEIN_E_NO_MEMORY, "no memory for a table");
 }
@@ -283,8 +311,9 @@ static json_t *stage_json(const struct bench *b, int i)
     double seconds = median(b, i), share = peak_share(&b->peak, stage_flops(b, i), 0, seconds);
     json_t *all = json_array();
     for (int r = 0; r < b->runs; r++) json_array_append_new(all, json_real(b->seconds[r * STAGES + i]));
-    json_t *o = json_pack("{s:f, s:f, s:f, s:o}", "seconds", seconds, "flop", stage_flops(b, i),
-                          "flop_per_second", seconds > 0 ? stage_flops(b, i) / seconds : 0, "runs", all);
+    json_t *o = json_pack("{s:f, s:f, s:f, s:f, s:f, s:o}", "seconds", seconds, "p95", quantile(b, i, 0.95),
+                          "p99", quantile(b, i, 0.99), "flop", stage_flops(b, i), "flop_per_second",
+                          seconds > 0 ? stage_flops(b, i) / seconds : 0, "runs", all);
     if (o && isfinite(share)) json_object_set_new(o, "of_peak", json_real(share));
     if (o && i < WHOLE && has_gap(b, i)) json_object_set_new(o, "ops_seconds", json_real(ops_seconds(b, i)));
     return o;
@@ -310,6 +339,8 @@ static json_t *result_json(const struct bench *b, struct klein_error *err)
         failed |= json_object_set_new(o, "peak_flop_per_second", json_real(b->peak.flops));
     if (o && b->peak.bytes > 0)
         failed |= json_object_set_new(o, "peak_bytes_per_second", json_real(b->peak.bytes));
+    if (o && b->host > 0)
+        failed |= json_object_set_new(o, "host_between_launches_seconds", json_real(b->host / b->runs));
     if (o && b->s->ops) failed |= json_object_set_new(o, "ops", op_rows_json(&b->ops, &b->peak, b->runs));
     if (o && !failed) return o;
     json_decref(o);

@@ -28,6 +28,22 @@ static void check_cold(const char *device, const char *const *stages)
     json_decref(o);
 }
 
+/* Quantiles of the runs, and what the host does between the graphs of a request, which has several. */
+Test(cli_bench, quantiles_and_the_host)
+{
+    if (SANITIZED) SKIP("whole requests on the soft GPU are the release build's");
+    json_t *o = program_json(OK_RUN("bench", "-m", GOLDEN_MODEL("tiny"), "--size", "32x32", "-s", "1",
+                                    "--repeat", "2", "--device", "soft", "--json"));
+    const json_t *all = json_object_get(json_object_get(o, "stages"), "all"),
+                 *runs = json_object_get(all, "runs");
+    const double a = json_number_value(json_array_get(runs, 0)),
+                 b = json_number_value(json_array_get(runs, 1)), larger = a > b ? a : b,
+                 host = number_of(o, "host_between_launches_seconds");
+    cr_assert(number_of(all, "p95") == larger && number_of(all, "p99") == larger);
+    cr_assert(host > 0 && host < larger, "%g of %g", host, larger);
+    json_decref(o);
+}
+
 Test(cli_bench, cold)
 {
     check_cold("cpu", (const char *const[]){"process", "files", "weights", "tokenizer", "plan", "text",

@@ -37,6 +37,7 @@ static enum klein_status cuda_upload(struct device *dev, void *to, const void *h
 static enum klein_status cuda_download(struct device *dev, void *host, const void *from, size_t bytes,
                                        struct klein_error *err)
 {
+    ((struct cuda_device *)dev)->launched = 0; /* the picture: the launches of a request end here */
     return gpu_download(gpu_of(dev), host, from, bytes, err);
 }
 
@@ -70,7 +71,11 @@ static enum klein_status graph_end(struct device *dev, void **out, struct klein_
 
 static enum klein_status graph_launch(struct device *dev, void *graph, struct klein_error *err)
 {
-    return gpu_graph_launch(gpu_of(dev), graph, err);
+    struct cuda_device *cuda = (struct cuda_device *)dev;
+    if (cuda->launched > 0) cuda->host_seconds += clock_seconds() - cuda->launched;
+    TRY(gpu_graph_launch(cuda->gpu, graph, err));
+    cuda->launched = clock_seconds();
+    return KLEIN_OK;
 }
 
 static void graph_free(struct device *dev, void *graph)
@@ -84,7 +89,11 @@ static enum klein_status pace(struct device *dev, struct klein_error *err)
     struct cuda_device *cuda = (struct cuda_device *)dev;
     CUevent now = cuda->pace[cuda->paces % 2], before = cuda->pace[(cuda->paces + 1) % 2];
     TRY(gpu_event_record(cuda->gpu, now, err));
-    return cuda->paces++ ? gpu_event_sync(cuda->gpu, before, err) : KLEIN_OK;
+    if (!cuda->paces++) return KLEIN_OK;
+    const double begin = clock_seconds();
+    TRY(gpu_event_sync(cuda->gpu, before, err));
+    if (cuda->launched > 0) cuda->launched += clock_seconds() - begin; /* waiting is no work */
+    return KLEIN_OK;
 }
 
 /* ---- time ----------------------------------------------------------------------------------------------- */
@@ -160,7 +169,8 @@ int cuda_facts(const struct device *dev, struct cuda_facts *out)
                                .driver_seconds = cuda->driver_seconds,
                                .context_seconds = g->context_seconds,
                                .module_seconds = g->module_seconds,
-                               .read_seconds = cuda->read_seconds};
+                               .read_seconds = cuda->read_seconds,
+                               .host_seconds = cuda->host_seconds};
     for (int i = 0; i < g->module_count; i++) out->loaded += g->modules[i].handle != NULL;
     return 1;
 }

@@ -24,6 +24,8 @@ struct cuda_device {
     } group;
     struct tuned *tuned; /* gpu->tuned */
     double driver_seconds, read_seconds;
+    double launched;     /* when the last graph of this request had been launched; 0: none yet */
+    double host_seconds; /* of the host between launches of graphs, waiting apart */
 };
 /* Bounds what an op may need beside its operands, whatever their size; the ops that need any work in bands. */
 #define CUDA_SCRATCH ((size_t)64 << 20)
@@ -55,6 +57,8 @@ struct cuda_facts {
     size_t weights, scratch; /* bytes that it holds */
     double driver_seconds, context_seconds, module_seconds,
         read_seconds; /* of opening; of weights out of files */
+    double
+        host_seconds; /* of the host between the launches of graphs of each request, waiting apart: in all so far */
 };
 /* 0 if dev is no GPU ("cuda", "soft"). The name lives as long as the device. */
 int cuda_facts(const struct device *dev, struct cuda_facts *out);
