@@ -29,6 +29,13 @@ static int oldest(const struct plan_cache *c, const struct cached_plan *keep, in
     return found;
 }
 
+const struct cached_plan *cache_peek(const struct plan_cache *c, const struct shape *shape)
+{
+    for (int i = 0; i < c->plans; i++)
+        if (!memcmp(&c->plan[i]->shape, shape, sizeof *shape)) return c->plan[i];
+    return NULL;
+}
+
 struct cached_plan *cache_find(struct plan_cache *c, const struct shape *shape)
 {
     c->requests++;

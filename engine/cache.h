@@ -33,6 +33,8 @@ struct plan_cache {
 
 /* The plan of that shape; NULL: not there, cache_add one. */
 struct cached_plan *cache_find(struct plan_cache *c, const struct shape *shape);
+/* The same for who only looks: no request is counted. */
+const struct cached_plan *cache_peek(const struct plan_cache *c, const struct shape *shape);
 /* Takes a place for a plan, whose other fields the caller fills. */
 struct cached_plan *cache_add(struct plan_cache *c, struct device *dev, const struct shape *shape,
                               struct klein_error *err);

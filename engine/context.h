@@ -7,7 +7,14 @@
 #include "../kernels/predict.h"
 #include "../weights/tokenizer.h"
 
+#include <pthread.h>
+
+struct queue; /* async.c */
+
 struct klein {
+    pthread_mutex_t
+        busy; /* held while it works on a request; only an error when it is held by the caller already */
+    struct queue *queue; /* of submitted requests */
     struct checkpoint *checkpoint;
     struct model *model;
     struct tokenizer *tokenizer; /* NULL for random weights: token ids are then made up */
@@ -43,6 +50,24 @@ enum klein_status context_generate(struct klein *k, const struct klein_request *
                                    struct klein_error *err);
 
 struct settled;
+/* Makes ready what requests of this shape need (klein_warm_up). KLEIN_E_NO_MEMORY if it cannot be kept. */
+enum klein_status context_warm_up(struct klein *k, const struct klein_request *request,
+                                  struct klein_error *err);
+/* Whether a request of this shape would only replay graphs, or on a device without graphs is planned. */
+int context_is_warm(struct klein *k, const struct klein_request *request);
+
+/* Whoever works on a context: KLEIN_E_USAGE within its callbacks. Makes the device the calling thread's. */
+enum klein_status context_enter(struct klein *k, struct klein_error *err);
+void context_leave(struct klein *k);
+
+/* Of submitted requests; no thread until the first. */
+enum klein_status queue_open(struct klein *k, struct klein_error *err);
+void queue_close(struct queue *q); /* NULL allowed; cancels and waits */
+
+/* The caller's request as this version knows it: what an older, shorter struct lacks is zero. */
+enum klein_status read_request(const struct klein_request *from, struct klein_request *to,
+                               struct klein_error *err);
+
 /* A request's work without doing it, on the null device. References: only width and height are read. */
 struct plan_op {
     enum klein_stage stage;

@@ -19,8 +19,10 @@ struct generation {
     struct job job;
     struct run run;
     double total_flops;
+    int warm;  /* for the sake of what the device keeps */
     int turns; /* the text encoder's weights and the others take turns in the device's memory */
     int32_t *ids[2];
+    void *ctx; /* the encoder's output as it comes from the device */
     float **start, **latents;
     uint8_t **rgb;
 
@@ -49,6 +51,20 @@ __attribute__((format(printf, 2, 3))) static void warn(struct klein_result *resu
 
 /* --- hooks of the run ----------------------------------------------------------------------------------- */
 
+/* [channels, h, w] as torch draws and diffusers takes it, to tokens [h * w, channels], and back. */
+static void pack(float *tokens, const float *planes, int n_tokens, int channels)
+{
+    for (int t = 0; t < n_tokens; t++)
+        for (int c = 0; c < channels; c++)
+            tokens[(size_t)t * (size_t)channels + (size_t)c] =
+                planes[(size_t)c * (size_t)n_tokens + (size_t)t];
+}
+
+static void unpack(float *planes, const float *tokens, int n_tokens, int channels)
+{
+    pack(planes, tokens, channels, n_tokens); /* the transpose of the transpose */
+}
+
 /* Picture `image` is in host memory: checks that it is one, and tells who waits for it. */
 static void finish_image(struct generation *g, int image)
 {
@@ -61,6 +77,12 @@ static void finish_image(struct generation *g, int image)
             return;
         }
     g->result->latent_hashes[image] = fnv1a(g->latents[image], n * sizeof(float));
+    if (g->result->latents)
+        unpack(g->result->latents[image], g->latents[image], job_tokens(&g->job),
+               g->k->model->cfg->dit.in_channels);
+    if (g->result->prompt_embeds && image == 0)
+        dtype_convert(g->result->prompt_embeds, DT_F32, g->ctx, g->k->act,
+                      (size_t)g->result->embed_rows * (size_t)g->result->embed_cols);
     if (g->request->finished) g->request->finished(g->request->finished_user, image, g->result);
 }
 
@@ -242,15 +264,6 @@ static enum klein_status make_references(struct generation *g, struct klein_erro
     return KLEIN_OK;
 }
 
-/* [channels, h, w] as torch draws and diffusers takes it, to tokens [h * w, channels]. */
-static void pack(float *tokens, const float *planes, int n_tokens, int channels)
-{
-    for (int t = 0; t < n_tokens; t++)
-        for (int c = 0; c < channels; c++)
-            tokens[(size_t)t * (size_t)channels + (size_t)c] =
-                planes[(size_t)c * (size_t)n_tokens + (size_t)t];
-}
-
 static enum klein_status make_start(struct generation *g, int image, struct klein_error *err)
 {
     const struct klein_request *q = g->request;
@@ -268,10 +281,31 @@ static enum klein_status make_start(struct generation *g, int image, struct klei
     return KLEIN_OK;
 }
 
+/* Room for what the request wants back beside pictures. */
+static enum klein_status make_returned(struct generation *g, struct klein_error *err)
+{
+    const struct model_config *config = g->k->model->cfg;
+    struct klein_result *result = g->result;
+    size_t embeds = (size_t)config->text_length * (size_t)config->dit.text_width;
+    if (g->request->return_latents) {
+        result->latents = calloc((size_t)g->settled.images, sizeof *result->latents);
+        if (!result->latents) return fail(err, KLEIN_E_NO_MEMORY, "no memory for the returned latents");
+    }
+    if (!g->request->return_embeds) return KLEIN_OK;
+    result->embed_rows = config->text_length;
+    result->embed_cols = config->dit.text_width;
+    result->prompt_embeds = malloc(embeds * sizeof(float));
+    g->job.ctx = g->ctx = malloc(embeds * dtype_size(g->k->act));
+    return result->prompt_embeds && g->ctx
+               ? KLEIN_OK
+               : fail(err, KLEIN_E_NO_MEMORY, "no memory for the returned prompt embeddings");
+}
+
 static enum klein_status make_images(struct generation *g, struct klein_error *err)
 {
     struct klein_result *result = g->result;
-    size_t n = (size_t)g->settled.images, bytes = (size_t)g->settled.width * (size_t)g->settled.height * 3;
+    size_t n = (size_t)g->settled.images, bytes = (size_t)g->settled.width * (size_t)g->settled.height * 3,
+           latents = (size_t)job_tokens(&g->job) * (size_t)g->k->model->cfg->dit.in_channels;
     g->start = calloc(n, sizeof *g->start);
     g->latents = calloc(n, sizeof *g->latents);
     g->rgb = calloc(n, sizeof *g->rgb);
@@ -280,6 +314,7 @@ static enum klein_status make_images(struct generation *g, struct klein_error *e
     result->latent_hashes = calloc(n, sizeof *result->latent_hashes);
     if (!g->start || !g->latents || !g->rgb || !result->images || !result->seeds || !result->latent_hashes)
         return fail(err, KLEIN_E_NO_MEMORY, "no memory for %zu images", n);
+    TRY(make_returned(g, err));
     for (size_t i = 0; i < n; i++) {
         TRY(make_start(g, (int)i, err));
         uint8_t *rgb = g->rgb[i] = malloc(bytes);
@@ -287,6 +322,8 @@ static enum klein_status make_images(struct generation *g, struct klein_error *e
         result->images[i] = (struct klein_image){g->settled.width, g->settled.height, rgb};
         result->seeds[i] = g->request->seed + i;
         result->n_images = (int)i + 1;
+        if (result->latents && !(result->latents[i] = malloc(latents * sizeof(float))))
+            return fail(err, KLEIN_E_NO_MEMORY, "no memory for the returned latents");
     }
     return KLEIN_OK;
 }
@@ -403,9 +440,25 @@ static enum klein_status generate(struct generation *g, struct klein_error *err)
     g->job.start = (const float *const *)g->start;
     g->job.latents = g->latents;
     g->job.rgb = g->rgb;
+    g->job.warm = g->warm;
     g->job.event = on_event;
     g->job.event_user = g;
     return run_job(g, plan, err);
+}
+
+static void generation_free(struct generation *g)
+{
+    for (int i = 0; i < g->settled.images; i++) {
+        if (g->start) free(g->start[i]);
+        if (g->latents) free(g->latents[i]);
+    }
+    free(g->start);
+    free(g->latents);
+    free(g->rgb);
+    free(g->ctx);
+    free(g->ids[0]);
+    free(g->ids[1]);
+    settled_free(&g->settled);
 }
 
 enum klein_status context_generate(struct klein *k, const struct klein_request *request,
@@ -428,16 +481,73 @@ enum klein_status context_generate_alone(struct klein *k, const struct klein_req
     enum klein_status status = device_bind(k->device, err);
     if (status == KLEIN_OK) status = generate(&g, err);
     result->total_seconds = clock_seconds() - g.begin;
-    for (int i = 0; i < g.settled.images; i++) {
-        if (g.start) free(g.start[i]);
-        if (g.latents) free(g.latents[i]);
-    }
-    free(g.start);
-    free(g.latents);
-    free(g.rgb);
-    free(g.ids[0]);
-    free(g.ids[1]);
-    settled_free(&g.settled);
+    generation_free(&g);
     if (status != KLEIN_OK) klein_result_free(result);
     return status;
+}
+
+/* --- warming up ------------------------------------------------------------------------------------------- */
+
+/* What of a request decides what a device keeps. */
+static struct klein_request warm_request(const struct klein_request *request)
+{
+    struct klein_request q = *request;
+    q.prompt = "";
+    if (q.images > 1 && q.graph == KLEIN_GRAPH_REQUEST) q.graph = KLEIN_GRAPH_STAGES; /* as shape_of says */
+    q.images = 1;
+    q.return_latents = q.return_embeds = q.tap_blocks = 0;
+    q.progress = NULL;
+    q.tap = NULL;
+    q.finished = NULL;
+    return q;
+}
+
+static enum klein_status warm_once(struct klein *k, const struct klein_request *q, struct klein_error *err)
+{
+    struct klein_result result = {0};
+    struct generation g = {.k = k, .request = q, .result = &result, .warm = 1};
+    enum klein_status status = generate(&g, err);
+    generation_free(&g);
+    klein_result_free(&result);
+    return status;
+}
+
+enum klein_status context_warm_up(struct klein *k, const struct klein_request *request,
+                                  struct klein_error *err)
+{
+    struct klein_request q = warm_request(request);
+    struct klein_image references[KLEIN_MAX_REFERENCES];
+    const int n = q.n_references < KLEIN_MAX_REFERENCES ? q.n_references : KLEIN_MAX_REFERENCES;
+    enum klein_status status = KLEIN_OK;
+    for (int i = 0; i < n; i++) { /* black pictures */
+        references[i] = q.references[i];
+        references[i].rgb = calloc((size_t)references[i].width * (size_t)references[i].height, 3);
+        if (!references[i].rgb) status = fail(err, KLEIN_E_NO_MEMORY, "no memory for a reference");
+    }
+    q.references = references;
+    /* The first time ops run as they come, the second time they are captured (stage.h). */
+    for (int i = 0; i < (k->device->graphs ? 2 : 0) && status == KLEIN_OK; i++)
+        status = warm_once(k, &q, err);
+    if (!k->device->graphs && status == KLEIN_OK) {
+        struct cached_plan *plan;
+        struct generation g = {.k = k, .request = &q};
+        status = settle(k->model->cfg, &q, &g.settled, err);
+        if (status == KLEIN_OK) status = find_plan(&g, &plan, err);
+        settled_free(&g.settled);
+    }
+    for (int i = 0; i < n; i++) free(references[i].rgb);
+    return status;
+}
+
+int context_is_warm(struct klein *k, const struct klein_request *request)
+{
+    struct klein_request q = warm_request(request);
+    struct generation g = {.k = k, .request = &q};
+    struct klein_error none = {0};
+    if (settle(k->model->cfg, &q, &g.settled, &none) != KLEIN_OK) return 0;
+    const struct shape shape = shape_of(&g);
+    const struct cached_plan *plan = cache_peek(&k->plans, &shape);
+    settled_free(&g.settled);
+    if (!plan || !k->device->graphs || q.graph == KLEIN_GRAPH_OFF) return plan != NULL;
+    return plan->memory && (shape.whole ? plan->stages.request.graph : plan->stages.decode.graph);
 }

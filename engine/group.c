@@ -203,7 +203,10 @@ static enum klein_status gather(struct group *g, struct part *parts, const struc
     if (seeds) result->seeds = seeds;
     uint64_t *hashes = realloc(result->latent_hashes, n * sizeof *hashes);
     if (hashes) result->latent_hashes = hashes;
-    if (!pictures || !seeds || !hashes)
+    float **latents = NULL;
+    if (result->latents && (latents = realloc(result->latents, n * sizeof *latents)))
+        result->latents = latents;
+    if (!pictures || !seeds || !hashes || (result->latents && !latents))
         return fail(err, KLEIN_E_NO_MEMORY, "no memory for %d images", images);
     for (int i = 1; i < g->size; i++) {
         struct klein_result *from = &parts[i].result;
@@ -213,6 +216,10 @@ static enum klein_status gather(struct group *g, struct part *parts, const struc
             seeds[to] = from->seeds[j];
             hashes[to] = from->latent_hashes[j];
             from->images[j].rgb = NULL;
+            if (latents) {
+                latents[to] = from->latents[j];
+                from->latents[j] = NULL;
+            }
             if (request->finished) request->finished(request->finished_user, to, result);
         }
     }

@@ -95,10 +95,16 @@ enum klein_status context_open(struct checkpoint *checkpoint, const struct klein
         checkpoint_close(checkpoint);
         return fail(err, KLEIN_E_NO_MEMORY, "no memory for a model context");
     }
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ERRORCHECK);
+    pthread_mutex_init(&k->busy, &attributes);
+    pthread_mutexattr_destroy(&attributes);
     k->checkpoint = checkpoint;
     k->model = m;
     double begin = clock_seconds();
-    enum klein_status status = model_bind(m, checkpoint, err);
+    enum klein_status status = queue_open(k, err);
+    if (status == KLEIN_OK) status = model_bind(m, checkpoint, err);
     if (status == KLEIN_OK) status = open_device(k, options, err);
     k->times.device = lap(&begin);
     if (status == KLEIN_OK) status = memory_open(k, err);
@@ -187,13 +193,16 @@ EXPORT enum klein_status klein_open(const struct klein_open_options *options, st
 
 EXPORT void klein_close(struct klein *k)
 {
+    struct klein_error none = {0};
     if (!k) return;
+    queue_close(k->queue);
+    k->queue = NULL;
     if (k->group) {
-        group_close(k->group);
+        group_close(k->group); /* closes all members, this one too */
         return;
     }
-    struct klein_error none = {0};
     if (k->device) device_bind(k->device, &none);
+    pthread_mutex_destroy(&k->busy);
     tokenizer_close(k->tokenizer);
     cache_close(&k->plans, k->device);
     device_close(k->device);
@@ -202,16 +211,63 @@ EXPORT void klein_close(struct klein *k)
     free(k);
 }
 
+enum klein_status read_request(const struct klein_request *from, struct klein_request *to,
+                               struct klein_error *err)
+{
+    *to = (struct klein_request){0};
+    if (!from || from->size == 0 || from->size > sizeof *to)
+        return fail(err, KLEIN_E_USAGE, "request->size must be sizeof(struct klein_request)");
+    memcpy(to, from, from->size);
+    return KLEIN_OK;
+}
+
+enum klein_status context_enter(struct klein *k, struct klein_error *err)
+{
+    if (pthread_mutex_lock(&k->busy))
+        return fail(err, KLEIN_E_USAGE, "the context works on a request, which called this");
+    enum klein_status status = device_bind(k->device, err);
+    if (status != KLEIN_OK) context_leave(k);
+    return status;
+}
+
+void context_leave(struct klein *k)
+{
+    pthread_mutex_unlock(&k->busy);
+}
+
 EXPORT enum klein_status klein_generate(struct klein *k, const struct klein_request *request,
                                         struct klein_result *result, struct klein_error *err)
 {
-    struct klein_request q = {0};
+    struct klein_request q;
     *result = (struct klein_result){0};
     *err = (struct klein_error){0};
-    if (!request || request->size == 0 || request->size > sizeof q)
-        return fail(err, KLEIN_E_USAGE, "klein_generate: request->size must be sizeof(struct klein_request)");
-    memcpy(&q, request, request->size);
-    return context_generate(k, &q, NULL, NULL, result, err);
+    TRY(read_request(request, &q, err));
+    TRY(context_enter(k, err));
+    enum klein_status status = context_generate(k, &q, NULL, NULL, result, err);
+    context_leave(k);
+    return status;
+}
+
+EXPORT enum klein_status klein_warm_up(struct klein *k, const struct klein_request *requests, int n,
+                                       struct klein_error *err)
+{
+    struct klein_request q;
+    *err = (struct klein_error){0};
+    if (k->group)
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "several GPUs are not warmed up: generate a picture of each size");
+    TRY(context_enter(k, err));
+    for (int i = 0; i < n && err->status == KLEIN_OK; i++)
+        if (read_request(&requests[i], &q, err) == KLEIN_OK) context_warm_up(k, &q, err);
+    for (int i = 0; i < n && err->status == KLEIN_OK; i++)
+        if (read_request(&requests[i], &q, err) == KLEIN_OK && !context_is_warm(k, &q))
+            fail(err, KLEIN_E_NO_MEMORY,
+                 "request %d of %d is not kept ready: %s keeps %.2f GiB of working memory (plan_bytes), and "
+                 "%d "
+                 "shapes",
+                 i + 1, n, k->device->name, (double)k->plans.budget / 0x1p30, CACHE_PLANS);
+    context_leave(k);
+    return err->status;
 }
 
 EXPORT void klein_result_free(struct klein_result *result)
@@ -220,6 +276,9 @@ EXPORT void klein_result_free(struct klein_result *result)
     free(result->images);
     free(result->seeds);
     free(result->latent_hashes);
+    for (int i = 0; result->latents && i < result->n_images; i++) free(result->latents[i]);
+    free(result->latents);
+    free(result->prompt_embeds);
     *result = (struct klein_result){0};
 }
 

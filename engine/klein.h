@@ -1,9 +1,13 @@
 /* klein.h: the public C API of libklein, an inference engine for FLUX.2 [klein].
  *
- * Open a model folder, generate pictures, close. No global state: contexts are independent and may be used
- * from different threads, one call at a time per context. Every fallible call returns enum klein_status and
- * fills a struct klein_error of the caller (status and one line for people). Structs passed in start with
- * `size = sizeof *it`, so they can grow. */
+ * Open a model folder, generate pictures, close. Every fallible call returns enum klein_status and fills a
+ * struct klein_error of the caller (status and one line for people). Structs passed in start with
+ * `size = sizeof *it`, so they can grow.
+ *
+ * Threads. No global state: contexts are independent. All calls on a context may come from any thread. A context works on one request at a
+ * time: klein_generate and klein_warm_up wait until it is free. Callbacks of a request (progress, tap, finished) come from the thread
+ * that works on it, which is the caller's of klein_generate, and the context's own of klein_submit; within them klein_generate and
+ * klein_warm_up on that context are KLEIN_E_USAGE. klein_close is the last call on a context, and none may be in progress then. */
 #ifndef KLEIN_H
 #define KLEIN_H
 
@@ -70,7 +74,9 @@ struct klein_open_options {
  * failure. */
 enum klein_status klein_open(const struct klein_open_options *options, struct klein **out,
                              struct klein_error *err);
-void klein_close(struct klein *k); /* NULL allowed */
+/* NULL allowed. Submitted requests that have not ended are cancelled, and their klein_done called, before it returns: klein_wait(k, 0)
+ * first lets them end. */
+void klein_close(struct klein *k);
 
 /* An RGB8 image: pixel (x, y) is rgb[3 * (y * width + x)]. As an input it is the caller's; as a result
  * klein_result_free frees it. */
@@ -135,6 +141,7 @@ struct klein_request {
     /* As soon as picture `image` is there: so_far has it and those before it, and stays klein_generate's. NULL allowed. */
     void (*finished)(void *user, int image, const struct klein_result *so_far);
     void *finished_user;
+    int return_latents, return_embeds; /* non-zero: klein_result has them */
 };
 
 struct klein_result {
@@ -148,12 +155,40 @@ struct klein_result {
     int prompt_tokens; /* real ones, template included */
     char warning[512]; /* empty, or what the user should know: a truncated prompt (and what was cut), ignored
                           guidance */
+    /* If asked for, else NULL: of each picture the final latents [128, height/16, width/16], as `latents` of a request has them; of all
+     * pictures the text encoder's output [embed_rows, embed_cols], as `prompt_embeds` takes it (the same picture then, bit for bit). */
+    float **latents, *prompt_embeds;
+    int embed_rows, embed_cols;
 };
 
 /* *result is zeroed first and owns what it points to: klein_result_free it, also after a failure. */
 enum klein_status klein_generate(struct klein *k, const struct klein_request *request,
                                  struct klein_result *result, struct klein_error *err);
 void klein_result_free(struct klein_result *result);
+
+/* Makes ready what requests of these shapes need, so that the first of each is as fast as later ones: plans, and on a GPU working memory
+ * and graphs (each shape is computed on twice). Of a request count: size, steps, guidance, references (their rgb may be NULL), whether
+ * there are prompt_embeds, graph. KLEIN_E_NO_MEMORY if the device does not keep them all (klein_open_options.plan_bytes, 16 shapes). */
+enum klein_status klein_warm_up(struct klein *k, const struct klein_request *requests, int n,
+                                struct klein_error *err);
+
+/* --- requests that run by themselves: in the order in which they were submitted, in a thread that the context starts for them --- */
+
+/* The end of request `id`, with klein_generate's status, result and message; exactly once for each that was accepted, in order, from the
+ * context's thread while it works on nothing. The result is freed on return, unless the callee takes it: copies the struct
+ * and zeroes *result. It may call anything on the context but klein_close; what it does holds up the requests behind. */
+typedef void klein_done(void *user, uint64_t id, enum klein_status status, struct klein_result *result,
+                        const struct klein_error *err);
+/* Queues a request. It is checked now and copied with all it points to (but for the users' pointers): the caller may free it. *id,
+ * from 1, is never reused. */
+enum klein_status klein_submit(struct klein *k, const struct klein_request *request, klein_done *done,
+                               void *user, uint64_t *id, struct klein_error *err);
+/* Ends a request with KLEIN_E_CANCELLED: without work if it waits, as soon as possible (within a step) if it runs. Does not wait for that.
+ * 0 if it has ended. */
+int klein_cancel(struct klein *k, uint64_t id);
+/* Returns when request `id` has ended and its klein_done returned; 0: all that were submitted. At once within klein_done and other callbacks
+ * of the context's thread. */
+void klein_wait(struct klein *k, uint64_t id);
 
 /* Facts about an open model. Strings live as long as the context. */
 struct klein_model_info {

@@ -204,7 +204,9 @@ static void denoise(struct work *w, int image)
     struct run *r = w->r;
     event(w->job, KLEIN_STAGE_DENOISE, image, 0, 0);
     prepare(w);
-    for (int i = 0; i < w->job->steps; i++) {
+    /* A step is captured when it runs for the second time, and then is that of all. */
+    const int steps = w->job->warm && w->stages && !w->stages->whole && w->job->steps > 2 ? 2 : w->job->steps;
+    for (int i = 0; i < steps; i++) {
         run_assign(r, w->in.step, tensor_cols(w->in.numbers, i, 1));
         step(w, i);
         /* Somebody watches: the host stays near the device. */
@@ -242,6 +244,7 @@ static void make_image(struct work *w, int image, size_t mark)
     struct tensor rgb = decode(w, image);
     arena_release(r->arena, r->end, mark);
     stage_end(r, image == 0 && w->stages && w->stages->whole ? PART(request) : NULL);
+    if (image == 0 && w->job->ctx && decodes(r)) run_download(r, w->job->ctx, w->ctx[0]);
     if (w->job->latents && decodes(r)) run_download(r, w->job->latents[image], w->x);
     if (w->job->rgb && decodes(r)) run_download(r, w->job->rgb[image], rgb);
     event(w->job, KLEIN_STAGE_DECODE, image, 0, 1);

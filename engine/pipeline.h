@@ -28,6 +28,8 @@ struct job {
     const float *const *start; /* per image: [tokens, channels] noise */
     float **latents;           /* per image: receives the final [tokens, channels] */
     uint8_t **rgb;             /* per image: receives [height, width, 3] */
+    void *ctx; /* receives [text_length, text_width] of the prompt, activations; NULL: not wanted */
+    int warm; /* it is about what the device keeps, not about the picture: of the steps only as many as that needs */
 
     /* Called as the request proceeds: `finished` = 0 when a stage begins, 1 when it ended, in denoising after every step. NULL allowed. */
     void (*event)(void *user, enum klein_stage stage, int image, int step, int finished);

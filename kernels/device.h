@@ -66,13 +66,13 @@ struct device {
      * that they expect, until the device is closed. NULL: ops take weights where they are, and quantise none. */
     enum klein_status (*place)(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
                                struct klein_error *err);
+    /* Makes the calling thread the one that uses the device, which its first one is already. NULL: any may. */
+    enum klein_status (*bind)(struct device *dev, struct klein_error *err);
     /* Frees the weights that were placed while dev->group was that number. */
     void (*unplace)(struct device *dev, int group);
     int group; /* of what is placed from now on; the caller's to set, below DEVICE_GROUPS */
     /* Bytes of its memory that can still be had; NULL: of the host's. */
     size_t (*available)(struct device *dev);
-    /* Makes the calling thread the one that uses the device, which its first one is already. NULL: any may. */
-    enum klein_status (*bind)(struct device *dev, struct klein_error *err);
     const struct device_exchange *exchange; /* NULL: works alone */
     const struct device_graphs *graphs;     /* NULL: ops run at once, there is nothing to gain */
     /* Devices whose ops return before they are done (else NULL): waits for all of them; notes the time in the order of the ops, as number
