@@ -60,11 +60,12 @@ static struct op_case conv_case(const struct conv_args *a)
                             .n = a->y.cols,
                             .ksize = a->ksize,
                             .stride = a->stride,
-                            .groups = a->norm.stats.rows,
+                            .groups = a->norm.stats.ptr ? a->norm.stats.rows : a->stats.rows,
                             .options = option(a->upsample, UPSAMPLE) |
                                        option(a->bias.ptr != NULL, WITH_BIAS) |
                                        option(a->residual.ptr != NULL, WITH_RESIDUAL) |
-                                       option(a->norm.stats.ptr != NULL, WITH_NORM)};
+                                       option(a->norm.stats.ptr != NULL, WITH_NORM) |
+                                       option(a->stats.ptr != NULL, WITH_STATS)};
 }
 
 /* ---- the walk ------------------------------------------------------------------------------------------- */
