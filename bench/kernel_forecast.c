@@ -74,6 +74,7 @@ static enum klein_status of_linear(const struct card *c, const struct gpu_spec *
         .multiprocessors = g->multiprocessors,
         .shared_max = (g->shared - 1) * 1024,
         .type = e4m3 ? DT_F8E4M3 : DT_BF16,
+        .groups = e4m3 && !paired && c->arch == 90, /* what attention and SwiGLU write */
         .kinds = paired ? 1 << LINEAR_SEGMENT_SWIGLU : 1 << LINEAR_SEGMENT_RESIDUAL,
         .rows = {o->split ? o->split : (int)o->m, o->split ? (int)o->m - o->split : 0},
         .segments = 1,
@@ -95,8 +96,14 @@ static enum klein_status of_linear(const struct card *c, const struct gpu_spec *
 static enum klein_status of_attention(const struct card *c, const struct gpu_spec *g, const struct op_cost *o,
                                       struct forecast *f, struct klein_error *err)
 {
-    const struct attention_shape s = {c->arch,   g->multiprocessors, DT_BF16,   o->heads,
-                                      (int)o->m, (int)o->n,          (int)o->k, 1};
+    const struct attention_shape s = {.arch = c->arch,
+                                      .multiprocessors = g->multiprocessors,
+                                      .act = DT_BF16,
+                                      .heads = o->heads,
+                                      .queries = (int)o->m,
+                                      .keys = (int)o->n,
+                                      .head_dim = (int)o->k,
+                                      .aligned = 1};
     const struct attention_problem p = {o->heads, o->m, o->n, o->k, o->causal};
     const struct attention_variant *v;
     TRY(attention_pick(&s, NULL, &v, err));

@@ -53,19 +53,18 @@ static struct op_case attention_case(const struct attention_args *a)
 
 static struct op_case conv_case(const struct conv_args *a)
 {
-    return (struct op_case){.op = OP_conv,
-                            .h = a->h,
-                            .w = a->w_px,
-                            .k = a->x.cols,
-                            .n = a->y.cols,
-                            .ksize = a->ksize,
-                            .stride = a->stride,
-                            .groups = a->norm.stats.ptr ? a->norm.stats.rows : a->stats.rows,
-                            .options = option(a->upsample, UPSAMPLE) |
-                                       option(a->bias.ptr != NULL, WITH_BIAS) |
-                                       option(a->residual.ptr != NULL, WITH_RESIDUAL) |
-                                       option(a->norm.stats.ptr != NULL, WITH_NORM) |
-                                       option(a->stats.ptr != NULL, WITH_STATS)};
+    return (struct op_case){
+        .op = OP_conv,
+        .h = a->h,
+        .w = a->w_px,
+        .k = a->x.cols,
+        .n = a->y.cols,
+        .ksize = a->ksize,
+        .stride = a->stride,
+        .groups = a->norm.stats.ptr ? a->norm.stats.rows : a->stats.rows,
+        .options = option(a->upsample, UPSAMPLE) | option(a->bias.ptr != NULL, WITH_BIAS) |
+                   option(a->residual.ptr != NULL, WITH_RESIDUAL) |
+                   option(a->norm.stats.ptr != NULL, WITH_NORM) | option(a->stats.ptr != NULL, WITH_STATS)};
 }
 
 /* ---- the walk ------------------------------------------------------------------------------------------- */

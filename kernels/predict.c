@@ -11,7 +11,8 @@
  * inferred from kernels without multicast that stay at 600-700 TF. "guess": no measurement found. */
 static const struct gpu_spec gpus[] = {
     /* name, title, products, multiprocessors, clock, sustained, bf16, e4m3, mma_sync, memory, l2, shared, card_mib, lacks */
-    {"a100", "A100 SXM 80 GB", GPU_MMA_SYNC, 108, 1.410e9, 0.90, 2048, 0, 2048, 2.04e12, 40, 164, 81920, NULL},
+    {"a100", "A100 SXM 80 GB", GPU_MMA_SYNC, 108, 1.410e9, 0.90, 2048, 0, 2048, 2.04e12, 40, 164, 81920,
+     NULL},
     /* 72 W: about half of the peak (guess) */
     {"l4", "L4", GPU_MMA_SYNC, 58, 2.040e9, 0.55, 1024, 2048, 1024, 0.30e12, 16.8, 100, 23034, NULL},
     /* 300 W (guess) */
