@@ -149,7 +149,8 @@ enum klein_status model_open(const struct model_settings *m, const struct device
     options.parallel = (enum klein_parallel)d->parallel;
     if (demo && !quiet)
         message(MESSAGE_NOTE,
-                "using the demo model %s, a toy that knows one small world; an official one: -m DIR",
+                "using the demo model %s, a toy that knows one small world; the official one: "
+                "tools/download klein-4b, then -m FLUX.2-klein-4B",
                 options.model);
     return klein_open(&options, out, err);
 }

@@ -90,6 +90,7 @@ static uint64_t picture(struct klein *k, const struct klein_request *q)
     return hash;
 }
 
+#if !SANITIZED
 /* The group's pictures are those of one device: op by op, and as stages and as one graph, each of which runs as ops, is captured and is
  * replayed, with another prompt and seed each time. */
 static void check_equal(const char *claim, struct members g, struct klein_request q)
@@ -119,7 +120,6 @@ static void check_equal(const char *claim, struct members g, struct klein_reques
     klein_close(alone), klein_close(k);
 }
 
-#if !SANITIZED
 Test(group, ulysses_2_sm_90a, .timeout = 400)
 {
     check_equal("sm_90a:2", (struct members){.n = 2, .heads = 2}, small(0));
