@@ -161,9 +161,9 @@ enum klein_status plan_walk(const struct model_config *config, enum dtype act, i
     return status;
 }
 
-double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3)
+double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, enum predict_products products)
 {
-    return predict_op(g, o->op, &o->cost, e4m3 && o->stage == KLEIN_STAGE_DENOISE);
+    return predict_op(g, o->op, &o->cost, o->stage == KLEIN_STAGE_DENOISE ? products : PREDICT_BF16);
 }
 
 void plan_free(struct plan *p)

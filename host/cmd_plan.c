@@ -4,29 +4,36 @@
 #include "table.h"
 #include "workload.h"
 
-#include "../engine/context.h"
+#include "../engine/memory.h"
+#include "../kernels/cuda/cuda.h"
 
 #include <jansson.h>
 
 struct settings {
     struct workload_settings workload;
     const char *config, *model, *gpu;
-    int dtype, precision, ops, json;
+    int dtype, precision, gpus, parallel, ops, json;
 };
 
 /* Everything the output needs. */
 struct estimate {
     struct model_config config;
-    struct plan plan;
+    struct plan plan; /* of the first of the GPUs */
     enum dtype act;
     double parameters;
+    struct memory_need memory;  /* on a GPU; of each of them */
     const struct gpu_spec *gpu; /* to predict times for; NULL: none */
-    int e4m3;
+    int gpus, cfg;              /* cfg: they share the passes of guidance, else the tokens */
+    int fp8;
+    double alone; /* predicted seconds of a step on one of several GPUs */
 };
 
 static double op_seconds(const struct estimate *e, const struct plan_op *o)
 {
-    return plan_op_seconds(o, e->gpu, e->e4m3);
+    return plan_op_seconds(o, e->gpu,
+                           !e->fp8                  ? PREDICT_BF16
+                           : e->gpus == 1 || e->cfg ? PREDICT_E4M3
+                                                    : PREDICT_E4M3_BY_TOKEN);
 }
 
 /* Predicted seconds of a stage; of all with KLEIN_STAGE_COUNT. */
@@ -40,19 +47,24 @@ static double stage_seconds(const struct estimate *e, enum klein_stage stage)
     return sum;
 }
 
-static enum klein_status count_parameters(const struct model_config *config, double *out,
-                                          struct klein_error *err)
+static double step_seconds(const struct estimate *e)
+{
+    return stage_seconds(e, KLEIN_STAGE_DENOISE) / (e->plan.steps * e->plan.images);
+}
+
+/* The weights: how many, and what they take of a GPU's memory. */
+static enum klein_status weigh(struct estimate *e, struct klein_error *err)
 {
     struct checkpoint *c;
-    struct checkpoint_entry e;
-    *out = 0;
-    TRY(checkpoint_shapes(config, &c, err));
+    struct checkpoint_entry entry;
+    TRY(checkpoint_shapes(&e->config, &c, err));
     enum klein_status status = model_visit(c, err);
-    for (int i = 0; !status && checkpoint_entries(c, i, &e); i++) {
+    for (int i = 0; !status && checkpoint_entries(c, i, &entry); i++) {
         double n = 1;
-        for (int d = 0; d < e.ndim; d++) n *= (double)e.shape[d];
-        *out += n;
+        for (int d = 0; d < entry.ndim; d++) n *= (double)entry.shape[d];
+        e->parameters += n;
     }
+    if (status == KLEIN_OK) memory_of_weights(c, e->act, e->fp8, &e->memory);
     checkpoint_close(c);
     return status;
 }
@@ -128,6 +140,74 @@ static int print_ops(const struct estimate *e)
     return table_print(&t, stdout);
 }
 
+static double gib(size_t bytes)
+{
+    return (double)bytes / 0x1p30;
+}
+
+/* "An H100 SXM has 79.65 GiB: all fits." What other programs and the driver have is not known here. */
+static void print_fit(const struct estimate *e)
+{
+    const size_t card = (size_t)e->gpu->card_mib << 20, whole = memory_whole(&e->memory) + gpu_scratch_bytes,
+                 turns = memory_in_turns(&e->memory) + gpu_scratch_bytes;
+    printf("One %s has %.2f GiB, less what the driver and others take: ", e->gpu->title, gib(card));
+    if (whole <= card)
+        printf("all fits.\n");
+    else if (turns <= card)
+        printf("fits where the text encoder is freed after use.\n");
+    else
+        printf("this does not fit.%s\n", e->fp8 || !e->gpu->e4m3 ? "" : " --precision fp8 takes less.");
+}
+
+static int print_memory(const struct estimate *e)
+{
+    static const char *const parts[PART_COUNT] = {
+        [PART_TRANSFORMER] = "transformer", [PART_TEXT] = "text encoder", [PART_VAE] = "VAE"};
+    const struct {
+        const char *what;
+        size_t bytes;
+    } sums[] = {{"working memory (arena)", e->plan.arena_bytes},
+                {"scratch", gpu_scratch_bytes},
+                {"all", memory_whole(&e->memory) + gpu_scratch_bytes},
+                {"text encoder freed after use", memory_in_turns(&e->memory) + gpu_scratch_bytes}};
+    struct table t;
+    table_begin(&t, "lr");
+    table_cell(&t, e->gpus > 1 ? "MEMORY ON EACH GPU, %s" : "MEMORY ON A GPU, %s",
+               e->fp8              ? "FP8"
+               : e->act == DT_BF16 ? "BF16"
+                                   : "F32");
+    table_cell(&t, "GiB");
+    for (int i = 0; i < PART_COUNT; i++) {
+        table_cell(&t, "%s", parts[i]);
+        table_cell(&t, "%.2f", gib(e->memory.weights[i]));
+    }
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) {
+        table_cell(&t, "%s", sums[i].what);
+        table_cell(&t, "%.2f", gib(sums[i].bytes));
+    }
+    putchar('\n');
+    int ok = table_print(&t, stdout);
+    printf("While weights are loaded, %.2f GiB of pinned memory of the host are between the files and the "
+           "GPU.\n",
+           gib(gpu_staging_bytes));
+    if (e->gpu) print_fit(e);
+    printf("On a processor the weights are mapped from the files, %.2f GiB in BF16 (%s parameters).\n",
+           2 * e->parameters / 0x1p30, quantity(e->parameters).text);
+    return ok;
+}
+
+static void print_prediction(const struct estimate *e)
+{
+    char cards[32] = "one";
+    if (e->gpus > 1) snprintf(cards, sizeof cards, "%d", e->gpus);
+    printf("\nPredicted, not measured, for %s %s in %s: %.1f ms; a step %.1f ms", cards, e->gpu->title,
+           e->fp8 ? "FP8" : "BF16", 1e3 * stage_seconds(e, KLEIN_STAGE_COUNT), 1e3 * step_seconds(e));
+    if (e->gpus > 1) printf(", %.2f of one's %.1f ms", step_seconds(e) / e->alone, 1e3 * e->alone);
+    printf(".\n");
+    if (e->gpu->lacks)
+        printf("klein has no kernels for %s yet; with those that it has, more.\n", e->gpu->lacks);
+}
+
 static enum klein_status print_text(const struct estimate *e, int ops, struct klein_error *err)
 {
     const struct plan *plan = &e->plan;
@@ -135,16 +215,8 @@ static enum klein_status print_text(const struct estimate *e, int ops, struct kl
            plan->steps, plan->steps == 1 ? "" : "s", dtype_name(e->act));
     int ok = print_stages(e);
     if (ops) ok &= print_ops(e);
-    if (e->gpu) {
-        printf("\nPredicted, not measured, for one %s in %s: %.1f ms; a step %.1f ms.\n", e->gpu->title,
-               e->e4m3 ? "FP8" : "BF16", 1e3 * stage_seconds(e, KLEIN_STAGE_COUNT),
-               1e3 * stage_seconds(e, KLEIN_STAGE_DENOISE) / (plan->steps * plan->images));
-        if (e->gpu->lacks)
-            printf("klein has no kernels for %s yet; with those that it has, more.\n", e->gpu->lacks);
-    }
-    printf("\nworking memory (arena): %.2f GiB\nweights in BF16:        %.2f GiB (%s parameters, mapped from "
-           "the files)\n",
-           (double)plan->arena_bytes / 0x1p30, 2 * e->parameters / 0x1p30, quantity(e->parameters).text);
+    if (e->gpu) print_prediction(e);
+    ok &= print_memory(e);
     return ok ? KLEIN_OK : fail(err, KLEIN_E_NO_MEMORY, "no memory for a table");
 }
 
@@ -179,11 +251,21 @@ static enum klein_status print_json(const struct estimate *e, int ops, struct kl
                   "height", plan->height, "steps", plan->steps, "dtype", dtype_name(e->act), "arena_bytes",
                   (json_int_t)plan->arena_bytes, "parameters", (json_int_t)e->parameters, "stages", stages);
     if (ops && o) failed |= json_object_set(o, "ops", list);
+    if (o)
+        failed |= json_object_set_new(
+            o, "gpu_bytes",
+            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "text", (json_int_t)e->memory.weights[PART_TEXT],
+                      "transformer", (json_int_t)e->memory.weights[PART_TRANSFORMER], "vae",
+                      (json_int_t)e->memory.weights[PART_VAE], "scratch", (json_int_t)gpu_scratch_bytes,
+                      "all", (json_int_t)(memory_whole(&e->memory) + gpu_scratch_bytes), "text_freed",
+                      (json_int_t)(memory_in_turns(&e->memory) + gpu_scratch_bytes), "host_staging",
+                      (json_int_t)gpu_staging_bytes));
     if (e->gpu && o)
         failed |= json_object_set_new(o, "predicted",
-                                      json_pack("{s:s, s:s, s:b, s:f}", "gpu", e->gpu->title, "precision",
-                                                e->e4m3 ? "fp8" : "bf16", "measured", 0, "seconds",
-                                                stage_seconds(e, KLEIN_STAGE_COUNT)));
+                                      json_pack("{s:s, s:i, s:s, s:b, s:f, s:f}", "gpu", e->gpu->title,
+                                                "gpus", e->gpus, "precision", e->fp8 ? "fp8" : "bf16",
+                                                "measured", 0, "seconds", stage_seconds(e, KLEIN_STAGE_COUNT),
+                                                "step_seconds", step_seconds(e)));
     failed |= !o || json_dumpf(o, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(list);
@@ -193,14 +275,40 @@ static enum klein_status print_json(const struct estimate *e, int ops, struct kl
 
 static enum klein_status choose_gpu(const struct settings *s, struct estimate *e, struct klein_error *err)
 {
-    e->e4m3 = s->precision == 1;
-    if (!s->gpu)
-        return e->e4m3 ? fail(err, KLEIN_E_USAGE, "--precision is of a prediction: give --gpu too")
-                       : KLEIN_OK;
+    e->fp8 = s->precision == 1;
+    e->gpus = s->gpus ? s->gpus : 1;
+    e->cfg = s->parallel == KLEIN_PARALLEL_CFG;
+    if (e->cfg && e->gpus != 2)
+        return fail(err, KLEIN_E_USAGE, "--parallel cfg is for --gpus 2: guidance has two passes");
+    if (e->fp8 && e->act != DT_BF16)
+        return fail(err, KLEIN_E_USAGE, "--precision fp8 goes with --dtype bf16");
+    if (!s->gpu) return KLEIN_OK;
     if (e->act != DT_BF16) return fail(err, KLEIN_E_USAGE, "predictions are for --dtype bf16 only");
     TRY(gpu_spec_named(s->gpu, &e->gpu, err));
-    if (e->e4m3 && !e->gpu->e4m3)
+    if (e->fp8 && !e->gpu->e4m3)
         return fail(err, KLEIN_E_USAGE, "%s does not multiply FP8; --precision bf16", e->gpu->title);
+    if (e->gpus > 1 && !e->gpu->link)
+        return fail(err, KLEIN_E_USAGE,
+                    "%s cards do not reach each other's memory, so several only make pictures of their own, "
+                    "each as one does; leave --gpus out",
+                    e->gpu->title);
+    return KLEIN_OK;
+}
+
+static enum klein_status make_plan(struct estimate *e, const struct klein_request *request,
+                                   struct klein_error *err)
+{
+    const struct share share = {.size = e->gpus}, all = {0};
+    if (e->gpus > 1 && e->gpu) {
+        struct estimate one = *e;
+        one.gpus = 1;
+        TRY(plan_make(&e->config, e->act, request, &one.plan, err));
+        e->alone = step_seconds(&one);
+        plan_free(&one.plan);
+    }
+    TRY(plan_make_share(&e->config, e->act, request, e->cfg ? all : share, e->cfg ? share : all, &e->plan,
+                        err));
+    e->memory.arena = e->plan.arena_bytes;
     return KLEIN_OK;
 }
 
@@ -213,8 +321,8 @@ static enum klein_status run(const void *settings, struct klein_error *err)
     TRY(choose_gpu(s, &e, err));
     TRY(workload_request(&s->workload, references, &request, err));
     TRY(choose_config(s, &e.config, err));
-    TRY(count_parameters(&e.config, &e.parameters, err));
-    TRY(plan_make(&e.config, e.act, &request, &e.plan, err));
+    TRY(weigh(&e, err));
+    TRY(make_plan(&e, &request, err));
     enum klein_status status = s->json ? print_json(&e, s->ops, err) : print_text(&e, s->ops, err);
     plan_free(&e.plan);
     return status;
@@ -226,8 +334,13 @@ static const struct cli_option plan_options[] = {
     {0, "ops", NULL, CLI_FLAG, AT(ops), .help = "also every kind of operation with its shape"},
     {0, "gpu", "NAME", CLI_TEXT, AT(gpu),
      .help = "also predict times, by arithmetic, for a100, l4, l40s, 4090, h100, h200, b200 or 5090"},
-    {0, "precision", "TYPE", CLI_CHOICE, AT(precision),
-     .help = "of the denoiser's products in the prediction", .standard = "bf16", .choices = "bf16|fp8"},
+    {0, "precision", "TYPE", CLI_CHOICE, AT(precision), .help = "of the denoiser's products on a GPU",
+     .standard = "bf16", .choices = "bf16|fp8"},
+    {0, "gpus", "N", CLI_INT, AT(gpus), .help = "as so many GPUs of a machine that share each picture",
+     .standard = "1", CLI_RANGE(1, GROUP_MAX)},
+    {0, "parallel", "HOW", CLI_CHOICE, AT(parallel),
+     .help = "what they share: the tokens, or the two passes of guidance", .standard = "ulysses",
+     .choices = "ulysses|cfg"},
     {0},
 };
 
@@ -245,11 +358,13 @@ const struct cli_command command_plan = {
     .summary = "say what a request costs, without weights and without doing it",
     .about = "Runs the model on a device that computes nothing and counts: floating-point operations, bytes "
              "read and written by each "
-             "operation, and the working memory. Without --config and -m the model is klein-4b.\n\n"
+             "operation, and the memory that it takes of a GPU. Without --config and -m the model is "
+             "klein-4b.\n\n"
              "With --gpu also times: predicted from a model of the kernels' cycles, not measured.",
     .examples = "klein plan --size 1024x1024\n"
                 "klein plan --size 1024x1024 -i 1024x1024 --config klein-9b --ops\n"
-                "klein plan --size 1024x1024 --gpu h100 --precision fp8\n",
+                "klein plan --size 1024x1024 --gpu h100 --precision fp8\n"
+                "klein plan --size 1024x1024 --gpu h100 --gpus 4\n",
     .groups = groups,
     .settings_size = sizeof(struct settings),
     .run = run,

@@ -8,23 +8,30 @@
  * over the peak, less what the model itself finds (stas00/ml-engineering compute/accelerator, "MAMF"; ThunderKittens 855 TF and fast.cu
  * 808 TF on H100; LeetCUDA and gau-nernst/learn-cuda on GeForce). L2: A100 5120 bytes per cycle (A100 white paper) over 108; Ada
  * 1946 bytes per cycle measured on an RTX 4090 (smallscientist1/cuda_microbenchmark), by width of the memory bus on the others; Hopper
- * inferred from kernels without multicast that stay at 600-700 TF. "guess": no measurement found. */
+ * inferred from kernels without multicast that stay at 600-700 TF. Link: NVLink or PCIe of the data sheets, half of what both ways have;
+ * the driver gives GeForce cards no peer access. "guess": no measurement found. */
 static const struct gpu_spec gpus[] = {
-    /* name, title, products, multiprocessors, clock, sustained, bf16, e4m3, mma_sync, memory, l2, shared, card_mib, lacks */
+    /* name, title, products, multiprocessors, clock, sustained, bf16, e4m3, mma_sync, memory, l2, shared, card_mib, link, lacks */
     {"a100", "A100 SXM 80 GB", GPU_MMA_SYNC, 108, 1.410e9, 0.90, 2048, 0, 2048, 2.04e12, 40, 164, 81920,
-     NULL},
+     300e9, NULL},
     /* 72 W: about half of the peak (guess) */
-    {"l4", "L4", GPU_MMA_SYNC, 58, 2.040e9, 0.55, 1024, 2048, 1024, 0.30e12, 16.8, 100, 23034, NULL},
+    {"l4", "L4", GPU_MMA_SYNC, 58, 2.040e9, 0.55, 1024, 2048, 1024, 0.30e12, 16.8, 100, 23034, 32e9, NULL},
     /* 300 W (guess) */
-    {"l40s", "L40S", GPU_MMA_SYNC, 142, 2.490e9, 0.80, 1024, 2048, 1024, 0.864e12, 13.7, 100, 46068, NULL},
-    {"4090", "RTX 4090", GPU_MMA_SYNC, 128, 2.520e9, 1.00, 512, 1024, 512, 1.008e12, 15.2, 100, 24564, NULL},
+    {"l40s", "L40S", GPU_MMA_SYNC, 142, 2.490e9, 0.80, 1024, 2048, 1024, 0.864e12, 13.7, 100, 46068, 32e9,
+     NULL},
+    {"4090", "RTX 4090", GPU_MMA_SYNC, 128, 2.520e9, 1.00, 512, 1024, 512, 1.008e12, 15.2, 100, 24564, 0,
+     NULL},
     /* mma.sync on Hopper has 62 % of wgmma's rate (arXiv 2402.13499) */
-    {"h100", "H100 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 3.35e12, 44, 228, 81559, NULL},
-    {"h200", "H200 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 4.80e12, 44, 228, 143771, NULL},
+    {"h100", "H100 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 3.35e12, 44, 228, 81559, 450e9,
+     NULL},
+    {"h200", "H200 SXM", GPU_WGMMA, 132, 1.830e9, 0.86, 4096, 8192, 2560, 4.80e12, 44, 228, 143771, 450e9,
+     NULL},
     /* L2, mma.sync: guesses */
-    {"b200", "B200", GPU_TCGEN05, 148, 1.856e9, 0.86, 8192, 16384, 2560, 8.00e12, 56, 228, 183359, "tcgen05"},
+    {"b200", "B200", GPU_TCGEN05, 148, 1.856e9, 0.86, 8192, 16384, 2560, 8.00e12, 56, 228, 183359, 900e9,
+     "tcgen05"},
     /* e4m3 by plain mma.sync; its block-scaled form has twice the rate, and klein does not use it */
-    {"5090", "RTX 5090", GPU_MMA_SYNC, 170, 2.407e9, 1.00, 512, 1024, 512, 1.79e12, 15.3, 100, 32607, NULL},
+    {"5090", "RTX 5090", GPU_MMA_SYNC, 170, 2.407e9, 1.00, 512, 1024, 512, 1.79e12, 15.3, 100, 32607, 0,
+     NULL},
 };
 enum { GPUS = sizeof gpus / sizeof *gpus };
 
@@ -36,6 +43,9 @@ static const double lanes = 128; /* f32 instructions */
 static const double memory_share = 0.9;
 /* Seconds from the end of a kernel to the start of the next in a graph; published: 1 to 1.5 us. */
 static const double launch = 1.3e-6;
+/* Stores to other cards reach this share of the link; then a fence, a flag and the sight of it on the other side (guesses: published small
+ * all-reduces of this kind, which wait twice, take 5 to 8 us). */
+static const double link_share = 0.8, exchange_wait = 3e-6;
 /* Cycles at the end of a tile: the last products drain, a barrier, the next tile's first operands arrive; then instructions per
  * element: gate or angles, scale, pack, store. */
 static const double tile_latency = 1200, tile_instructions = 8;
@@ -189,13 +199,15 @@ int gpu_warps(const struct gpu_spec *g)
 /* Products of few rows pass the weights once and wait for nothing else (linear_rows.cu). */
 enum { FEW_ROWS = 8 };
 
-static double product_seconds(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3)
+static double product_seconds(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost,
+                              enum predict_products products)
 {
+    const int e4m3 = products != PREDICT_BF16;
     const double memory = memory_share * g->memory, x = cost->m * cost->k,
                  w = cost->n * cost->k * (cost->split ? 2 : 1);
     const int paired = cost->epilogue == LINEAR_QKV || cost->epilogue == LINEAR_SWIGLU;
     /* What attention and SwiGLU have written comes with scales per 128 columns where the kernels are wgmma's. */
-    const int promoted = e4m3 && !paired && g->products == GPU_WGMMA;
+    const int promoted = products == PREDICT_E4M3 && !paired && g->products == GPU_WGMMA;
     const struct product p = {.m = cost->m,
                               .n = cost->n,
                               .k = cost->k,
@@ -212,14 +224,15 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
     return seconds + launch;
 }
 
-double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3)
+double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost,
+                  enum predict_products products)
 {
     const double bytes = cost->bytes / (memory_share * g->memory);
     switch (op) {
     case OP_linear:
-        return product_seconds(g, op, cost, e4m3 && cost->epilogue >= LINEAR_RESIDUAL);
+        return product_seconds(g, op, cost, cost->epilogue >= LINEAR_RESIDUAL ? products : PREDICT_BF16);
     case OP_conv:
-        return product_seconds(g, op, cost, 0);
+        return product_seconds(g, op, cost, PREDICT_BF16);
     case OP_attention: {
         struct attention_problem p = {cost->heads, cost->m, cost->n, cost->k, cost->causal};
         return fmax(predict_attention(g, &p), bytes) + launch;
@@ -227,7 +240,10 @@ double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost 
     case OP_gn_stats: /* sums, then their combination */
         return bytes + 2 * launch;
     case OP_adaln: /* its result in e4m3 with scales; the last one of a step, which stays BF16, is counted so too */
-        return bytes + launch - (e4m3 ? (cost->m * cost->n - 4 * cost->m) / (memory_share * g->memory) : 0);
+        return bytes + launch -
+               (products ? (cost->m * cost->n - 4 * cost->m) / (memory_share * g->memory) : 0);
+    case OP_exchange:
+        return cost->bytes / (link_share * g->link) + exchange_wait + launch;
     default:
         return bytes + launch;
     }

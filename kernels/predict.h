@@ -24,6 +24,8 @@ struct gpu_spec {
     double l2;         /* bytes per cycle and multiprocessor that kernels get */
     int shared;        /* KiB of shared memory per multiprocessor that blocks can have */
     int card_mib;      /* MiB of memory, as nvidia-smi shows it */
+    double
+        link; /* bytes per second to other such cards of the machine, one way, quoted; 0: they do not reach each other's memory */
     const char
         *lacks; /* instructions that klein has no kernels for: the prediction is of such kernels; or NULL */
 };
@@ -70,7 +72,15 @@ int resident_blocks(const struct gpu_spec *g, int registers, int threads, int sh
 /* Warps that a multiprocessor has at most. */
 int gpu_warps(const struct gpu_spec *g);
 
-/* Seconds of one call of an op. e4m3: its products of blocks (ops.h: residual, SwiGLU, qkv) are in e4m3. */
-double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3);
+/* The products of blocks (ops.h: residual, SwiGLU, qkv). */
+enum predict_products {
+    PREDICT_BF16,
+    PREDICT_E4M3,
+    PREDICT_E4M3_BY_TOKEN /* on several cards: what they exchange is quantised after, with one scale per token */
+};
+
+/* Seconds of one call of an op. */
+double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost,
+                  enum predict_products products);
 
 #endif

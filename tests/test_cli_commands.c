@@ -218,8 +218,60 @@ Test(cli_commands, plan_predicts_times_and_says_that_they_are_predicted)
     cr_assert(strstr(o.out, "no kernels for tcgen05"));
     SAYS(RUN("plan", "--gpu", "3dfx"), 2, "there are a100, l4,");
     SAYS(RUN("plan", "--gpu", "a100", "--precision", "fp8"), 2, "does not multiply FP8");
-    SAYS(RUN("plan", "--precision", "fp8"), 2, "give --gpu too");
     SAYS(RUN("plan", "--gpu", "h100", "--dtype", "f32"), 2, "bf16 only");
+}
+
+static double predicted(struct outcome o, const char *what)
+{
+    json_t *json = program_json(o);
+    double value = number_of(json_object_get(json, "predicted"), what);
+    json_decref(json);
+    return value;
+}
+
+/* Several GPUs: less than one, not less than their share, no more of them than can share the heads. */
+Test(cli_commands, plan_of_several_gpus)
+{
+#define PLAN "plan", "--size", "1024x1024", "--gpu", "h100", "--json"
+    double one = predicted(OK_RUN(PLAN), "step_seconds"),
+           four = predicted(OK_RUN(PLAN, "--gpus", "4"), "step_seconds");
+    cr_assert(four < one / 2 && four > one / 4, "%g of %g", four, one);
+#define CFG "--config", "klein-base-4b", "--steps", "1"
+    double passes = predicted(OK_RUN(PLAN, CFG), "step_seconds"),
+           shared = predicted(OK_RUN(PLAN, CFG, "--gpus", "2", "--parallel", "cfg"), "step_seconds");
+    cr_assert(shared < 0.51 * passes && shared > 0.5 * passes, "%g of %g", shared, passes);
+    struct outcome o = OK_RUN("plan", "--size", "1024x1024", "--gpu", "h100", "--gpus", "2", "--ops");
+    cr_assert(strstr(o.out, "for 2 H100 SXM") && strstr(o.out, "exchange") &&
+              strstr(o.out, "MEMORY ON EACH GPU"));
+    SAYS(RUN("plan", "--gpus", "5"), 2, "24 attention heads");
+    SAYS(RUN("plan", "--gpus", "9"), 2, "--gpus");
+    SAYS(RUN("plan", "--gpu", "4090", "--gpus", "2"), 2, "do not reach each other's memory");
+    SAYS(RUN("plan", "--gpus", "2", "--parallel", "cfg"), 2, "base model");
+    SAYS(RUN("plan", "--gpus", "4", "--parallel", "cfg"), 2, "--gpus 2");
+}
+
+/* What a shape needs on the card: the parts are those of the checkpoint, and FP8 halves the blocks of the transformer. */
+Test(cli_commands, plan_says_what_a_card_needs)
+{
+    json_t *bf16 = program_json(OK_RUN("plan", "--json")),
+           *fp8 = program_json(OK_RUN("plan", "--json", "--precision", "fp8"));
+    const json_t *a = json_object_get(bf16, "gpu_bytes"), *b = json_object_get(fp8, "gpu_bytes");
+    double weights = number_of(a, "text") + number_of(a, "transformer") + number_of(a, "vae"),
+           rest = number_of(bf16, "arena_bytes") + number_of(a, "scratch");
+    /* Vectors are f32 there. */
+    cr_assert(fabs(weights / (2 * number_of(bf16, "parameters")) - 1) < 0.001, "%g bytes", weights);
+    cr_assert_eq(number_of(a, "all"), weights + rest);
+    cr_assert_eq(number_of(a, "text_freed"), number_of(a, "transformer") + number_of(a, "vae") + rest);
+    cr_assert(number_of(b, "transformer") < 0.53 * number_of(a, "transformer") &&
+              number_of(b, "text") == number_of(a, "text"));
+    cr_assert(number_of(a, "host_staging") > 0);
+    json_decref(bf16);
+    json_decref(fp8);
+    cr_assert(strstr(OK_RUN("plan", "--gpu", "h100").out, "all fits."));
+    cr_assert(strstr(OK_RUN("plan", "--gpu", "4090", "--config", "klein-9b").out, "freed after use."));
+    cr_assert(strstr(OK_RUN("plan", "--gpu", "l4", "--config", "klein-9b", "--size", "3072x2048").out,
+                     "does not fit. --precision fp8"));
+    SAYS(RUN("plan", "--precision", "fp8", "--dtype", "f32"), 2, "--dtype bf16");
 }
 
 Test(cli_commands, bench)
