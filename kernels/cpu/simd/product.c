@@ -55,11 +55,13 @@ static void micro_of(int rows, const struct product *p, int row, int column, int
         ROWS(4)
         ROWS(5)
         ROWS(6)
-#if PRODUCT_M > 6
+#ifdef __AVX512F__ /* PRODUCT_M is 8 */
         ROWS(7)
         ROWS(8)
 #endif
 #undef ROWS
+    default:
+        CHECK(0);
     }
 }
 
