@@ -3,6 +3,7 @@
 #include "../device/device.h"
 #include "../device/elements.h"
 #include "../device/ptx.h"
+#include "../group/route.h"
 
 enum { TILE = LINEAR_SIMPLE_TILE, DEPTH = 16, EACH = 4 /* rows and columns of a thread */ };
 
@@ -71,6 +72,19 @@ DEVICE float at(const matrix &m, int64_t row, int64_t column)
     return load_any(m.ptr, m.type, row * m.ld + column);
 }
 
+/* y(row, column) = f, on the device that has it. */
+DEVICE void store(const linear_finish_args &args, int row, int column, float f)
+{
+    char *y = static_cast<char *>(args.y.ptr);
+    if (args.route.state) {
+        const int element = args.y.type == ELEMENT_BF16 ? 2 : 4;
+        y = route_column(args.route, y, args.y_col + column, element);
+        store_any(y, args.y.type, route_row_of(args.route, row) * args.y.ld, f);
+    } else {
+        store_any(y, args.y.type, row * args.y.ld + column, f);
+    }
+}
+
 KERNEL(linear_simple_finish, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
 {
     grid_wait();
@@ -84,7 +98,7 @@ KERNEL(linear_simple_finish, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
     if (args.kind == LINEAR_SEGMENT_SWIGLU) f = silu(f) * float_from_bits(ld_global_4(z + args.up));
     if (args.kind == LINEAR_SEGMENT_RESIDUAL)
         f = fmaf(args.gate.ptr ? at(args.gate, 0, column) : 1, f, at(args.residual, row, column));
-    store_any(args.y.ptr, args.y.type, row * args.y.ld + column, f);
+    store(args, row, column, f);
 }
 
 KERNEL(linear_simple_rope, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
@@ -106,8 +120,7 @@ KERNEL(linear_simple_rope, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
         const float x = float_from_bits(ld_global_4(z + first)) * inverse * at(args.norm, 0, first),
                     v = float_from_bits(ld_global_4(z + second)) * inverse * at(args.norm, 0, second),
                     cosine = at(args.cos, row, i), sine = at(args.sin, row, i);
-        const int64_t y = row * args.y.ld + head * args.head_dim;
-        store_any(args.y.ptr, args.y.type, y + first, x * cosine - v * sine);
-        store_any(args.y.ptr, args.y.type, y + second, fmaf(v, cosine, x * sine));
+        store(args, row, head * args.head_dim + first, x * cosine - v * sine);
+        store(args, row, head * args.head_dim + second, fmaf(v, cosine, x * sine));
     }
 }
