@@ -72,17 +72,16 @@ DEVICE float at(const matrix &m, int64_t row, int64_t column)
     return load_any(m.ptr, m.type, row * m.ld + column);
 }
 
-/* y(row, column) = f, on the device that has it. */
-DEVICE void store(const linear_finish_args &args, int row, int column, float f)
+/* Where y(row, column) is, on the device that has it. */
+DEVICE char *place_of(const linear_finish_args &args, int64_t row, int column)
 {
-    char *y = static_cast<char *>(args.y.ptr);
+    const int element = args.y.type == ELEMENT_BF16 ? sizeof(bf16) : sizeof(float);
+    char *y = static_cast<char *>(args.y.ptr) + (int64_t)column * element;
     if (args.route.state) {
-        const int element = args.y.type == ELEMENT_BF16 ? 2 : 4;
-        y = route_column(args.route, y, args.y_col + column, element);
-        store_any(y, args.y.type, route_row_of(args.route, row) * args.y.ld, f);
-    } else {
-        store_any(y, args.y.type, row * args.y.ld + column, f);
+        y = route_column(args.route, args.y.ptr, args.y_col + column, element);
+        row = route_row_of(args.route, (int)row);
     }
+    return y + row * args.y.ld * element;
 }
 
 KERNEL(linear_simple_finish, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
@@ -98,7 +97,7 @@ KERNEL(linear_simple_finish, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
     if (args.kind == LINEAR_SEGMENT_SWIGLU) f = silu(f) * float_from_bits(ld_global_4(z + args.up));
     if (args.kind == LINEAR_SEGMENT_RESIDUAL)
         f = fmaf(args.gate.ptr ? at(args.gate, 0, column) : 1, f, at(args.residual, row, column));
-    store(args, row, column, f);
+    store_any(place_of(args, row, column), args.y.type, 0, f);
 }
 
 KERNEL(linear_simple_rope, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
@@ -115,12 +114,13 @@ KERNEL(linear_simple_rope, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
         squares = fmaf(f, f, squares);
     }
     const float inverse = 1 / sqrtf(warp_sum(squares) / (float)args.head_dim + args.eps);
+    char *const y = place_of(args, row, head * args.head_dim);
     for (int i = lane_index(); i < pairs; i += 32) {
         const int first = args.half ? i : 2 * i, second = args.half ? i + pairs : 2 * i + 1;
         const float x = float_from_bits(ld_global_4(z + first)) * inverse * at(args.norm, 0, first),
                     v = float_from_bits(ld_global_4(z + second)) * inverse * at(args.norm, 0, second),
                     cosine = at(args.cos, row, i), sine = at(args.sin, row, i);
-        store(args, row, head * args.head_dim + first, x * cosine - v * sine);
-        store(args, row, head * args.head_dim + second, fmaf(v, cosine, x * sine));
+        store_any(y, args.y.type, first, x * cosine - v * sine);
+        store_any(y, args.y.type, second, fmaf(v, cosine, x * sine));
     }
 }
