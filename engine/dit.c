@@ -179,6 +179,7 @@ static int copies(const struct run *r)
     return share_size(r->tokens) > 1 && r->tokens.copies;
 }
 
+/* Whose each row is, and which rows are one's own. */
 static void make_places(struct run *r, struct dit_tables *t, const int n[DIT_PARTS])
 {
     struct dit_rows own = dit_rows_of(r->tokens, r->tokens.rank, n[0], n[1], n[2]);
@@ -187,11 +188,12 @@ static void make_places(struct run *r, struct dit_tables *t, const int n[DIT_PAR
         tensor_cols(run_tensor(r, DT_I32, 1, rows_room(r->tokens, n[0], n[1], n[2])), 0, rows_in_all(own));
     t->to_owners = run_tensor(r, DT_I32, 1, all);
     if (!r->dev->computes || r->skip || !run_ok(r)) return;
-    int32_t *owners = calloc(2 * (size_t)all, sizeof *owners), *among_all = owners + all;
+    int32_t *owners = calloc(2 * (size_t)all, sizeof *owners);
     if (!owners) {
         fail(&r->err, KLEIN_E_NO_MEMORY, "no memory for tables of %d tokens", all);
         return;
     }
+    int32_t *among_all = owners + all;
     for (int rank = 0; rank < r->tokens.size; rank++) {
         const struct dit_rows rows = dit_rows_of(r->tokens, rank, n[0], n[1], n[2]);
         for (int part = 0, here = 0, begin = 0; part < DIT_PARTS; begin += n[part++])

@@ -13,8 +13,9 @@
 
 static struct klein_error err;
 
-enum { DEVICES = 2, PARTS = 3, ROOM = 75, K = 64, MLP = 128, ARENA = 4 << 20 };
-static const int rows_of[DEVICES][PARTS] = {{20, 41, 9}, {21, 42, 12}};
+enum { DEVICES = 2, PARTS = 3, MOST = 1200, K = 64, MLP = 128, ARENA = 64 << 20 };
+/* Rows of device i: of text, of the target but for a number that the test says, and of references. */
+static const int few[DEVICES][PARTS] = {{20, 41, 9}, {21, 42, 12}};
 
 struct peer {
     struct device *dev;
@@ -25,8 +26,8 @@ struct peer {
 };
 struct pair {
     struct peer p[DEVICES];
-    int all;
-    int device[DEVICES * ROOM], row[DEVICES * ROOM]; /* of each row of all: who has it, and where */
+    int all, room;                                   /* rows; the most that a device has */
+    int device[DEVICES * MOST], row[DEVICES * MOST]; /* of each row of all: who has it, and where */
     size_t kept;                                     /* of an arena, by tables */
     uint64_t seed;
 };
@@ -94,15 +95,21 @@ static char *bytes_of(struct peer *p, struct tensor t)
     return host;
 }
 
-static void pair_open(struct pair *w, const char *claim, uint64_t seed, enum softgpu_async async)
+struct order {
+    uint64_t seed;
+    enum softgpu_async async;
+    int multiprocessors; /* 0: the chip's */
+};
+
+static void pair_open(struct pair *w, const char *claim, struct order o, int more)
 {
     struct softgpu_config c;
     struct device *dev[DEVICES];
     void *arena[DEVICES];
-    *w = (struct pair){.seed = seed + 1};
+    *w = (struct pair){.seed = o.seed + 1};
     setenv("KLEIN_SOFT", claim, 1);
     cr_assert(softgpu_config_from_env(&c));
-    c.seed = seed, c.async = async, c.check_races = 1;
+    c.seed = o.seed, c.async = o.async, c.multiprocessors = o.multiprocessors, c.check_races = 1;
     cr_assert(softgpu_configure(&c));
     for (int i = 0; i < DEVICES; i++) {
         OK(device_open(i ? "soft:1" : "soft:0", &(struct device_options){0}, &dev[i], &err));
@@ -114,19 +121,21 @@ static void pair_open(struct pair *w, const char *claim, uint64_t seed, enum sof
     OK(dev[0]->exchange->join(dev, DEVICES, &err));
     for (int part = 0; part < PARTS; part++)
         for (int i = 0; i < DEVICES; i++)
-            for (int r = 0; r < rows_of[i][part]; r++, w->all++)
+            for (int r = 0; r < few[i][part] + (part == 1) * more; r++, w->all++)
                 w->device[w->all] = i, w->row[w->all] = w->p[i].rows++;
+    for (int i = 0; i < DEVICES; i++) w->room = w->p[i].rows > w->room ? w->p[i].rows : w->room;
+    cr_assert(w->room <= MOST);
     for (int i = 0; i < DEVICES; i++) {
         struct peer *p = &w->p[i];
-        int32_t to_all[ROOM], to_owners[DEVICES * ROOM];
+        int32_t to_all[MOST], to_owners[DEVICES * MOST];
         OK(device_bind(p->dev, &err));
         OK(p->dev->exchange->begin(p->dev, arena, &err));
-        p->text = rows_of[i][0];
+        p->text = few[i][0];
         for (int r = 0; r < w->all; r++) {
             to_owners[r] = w->device[r] << EXCHANGE_ROW_BITS | w->row[r];
             if (w->device[r] == i) to_all[w->row[r]] = r;
         }
-        p->to_all = tensor_cols(filled(p, DT_I32, 1, ROOM, to_all), 0, p->rows);
+        p->to_all = tensor_cols(filled(p, DT_I32, 1, w->room, to_all), 0, p->rows);
         p->to_owners = filled(p, DT_I32, 1, w->all, to_owners);
         w->kept = p->used;
     }
@@ -203,15 +212,16 @@ static void check_product(struct pair *w, struct product s)
     for (int i = 0; i < DEVICES; i++) {
         struct peer *p = &w->p[i];
         OK(device_bind(p->dev, &err));
-        struct linear_args a = {.x = tensor_rows(numbers(w, p, s.act, ROOM, K), 0, p->rows),
-                                .split = p->text,
-                                .epilogue = LINEAR_QKV,
-                                .qkv = {.cos = tensor_rows(numbers(w, p, DT_F32, ROOM, hd / 2), 0, p->rows),
-                                        .sin = tensor_rows(numbers(w, p, DT_F32, ROOM, hd / 2), 0, p->rows),
-                                        .heads = HEADS,
-                                        .kv_heads = HEADS,
-                                        .head_dim = hd,
-                                        .eps = 1e-6f}};
+        struct linear_args a = {
+            .x = tensor_rows(numbers(w, p, s.act, w->room, K), 0, p->rows),
+            .split = p->text,
+            .epilogue = LINEAR_QKV,
+            .qkv = {.cos = tensor_rows(numbers(w, p, DT_F32, w->room, hd / 2), 0, p->rows),
+                    .sin = tensor_rows(numbers(w, p, DT_F32, w->room, hd / 2), 0, p->rows),
+                    .heads = HEADS,
+                    .kv_heads = HEADS,
+                    .head_dim = hd,
+                    .eps = 1e-6f}};
         for (int g = 0; g < 2; g++) {
             a.group[g].w.parts = s.cut ? 2 : 1;
             a.group[g].w.part[0] = weight(w, p, s.kind, s.act, first, K);
@@ -220,9 +230,9 @@ static void check_product(struct pair *w, struct product s)
             a.group[g].k_norm = weight(w, p, WEIGHT_VECTOR, s.act, 1, hd);
         }
         for (int t = 0; t < (s.cut ? 3 : RESULTS); t++) {
-            want[i][t] = tensor_rows(take(p, s.act, ROOM, t < 3 ? D : MLP), 0, p->rows);
+            want[i][t] = tensor_rows(take(p, s.act, w->room, t < 3 ? D : MLP), 0, p->rows);
             got[i][t] =
-                t < 3 ? take(p, s.act, w->all, own) : tensor_rows(take(p, s.act, ROOM, MLP), 0, p->rows);
+                t < 3 ? take(p, s.act, w->all, own) : tensor_rows(take(p, s.act, w->room, MLP), 0, p->rows);
         }
         args[i] = a;
     }
@@ -282,8 +292,8 @@ static void check_attention(struct pair *w, const char *kernel, enum dtype act, 
                                           .scale = 1 / sqrtf((float)head_dim)};
         want[i] = take(p, act, w->all, own);
         /* As beside the MLP: a part of the columns. */
-        got[i] =
-            tensor_cols(tensor_rows(take(p, act, ROOM, DEVICES * own + MLP), 0, p->rows), 0, DEVICES * own);
+        got[i] = tensor_cols(tensor_rows(take(p, act, w->room, DEVICES * own + MLP), 0, p->rows), 0,
+                             DEVICES * own);
     }
     settle(w);
     for (int i = 0; i < DEVICES; i++) {
@@ -324,13 +334,10 @@ enum { LISTED = 8 };
 
 static void check(const char *claim, const struct product *products, const char *const *attentions)
 {
-    static const struct {
-        uint64_t seed;
-        enum softgpu_async async;
-    } orders[] = {{3, SOFTGPU_LATE}, {11, SOFTGPU_RANDOM}};
+    static const struct order orders[] = {{3, SOFTGPU_LATE, 0}, {11, SOFTGPU_RANDOM, 1}};
     for (size_t o = 0; o < sizeof orders / sizeof *orders; o++) {
         struct pair w;
-        pair_open(&w, claim, orders[o].seed, orders[o].async);
+        pair_open(&w, claim, orders[o], 0);
         for (int i = 0; i < LISTED && products[i].head_dim; i++) check_product(&w, products[i]);
         for (int i = 0; i < LISTED && attentions[i]; i++) check_attention(&w, attentions[i], DT_BF16, 128);
         if (o == 0) check_attention(&w, "attention_simple_f32", DT_F32, 40);
@@ -371,11 +378,22 @@ Test(kernels_group, sm_89_e4m3)
     check("sm_89:2", products, attentions);
 }
 
+/* One block per device, which has more than GROUP (gemm_sm90_tiles.h) rows of tiles: heads again after SwiGLU, from the same buffers. */
+Test(kernels_group, heads_after_swiglu)
+{
+    static const struct product products[] = {{"gemm_qkv_sm90_128x256", WEIGHT_MATRIX, DT_BF16, 128, 0},
+                                              {"gemm_qkv_sm90_128x128", WEIGHT_MATRIX, DT_BF16, 128, 0}};
+    struct pair w;
+    pair_open(&w, "sm_90a:2", (struct order){3, SOFTGPU_LATE, 1}, 1000);
+    for (int i = 0; i < 2; i++) check_product(&w, products[i]);
+    pair_close(&w);
+}
+
 /* What does not fit together is found before a kernel sees it. */
 Test(kernels_group, refusals)
 {
     struct pair w;
-    pair_open(&w, "sm_90a:2", 0, SOFTGPU_LATE);
+    pair_open(&w, "sm_90a:2", (struct order){0, SOFTGPU_LATE, 0}, 0);
     struct peer *p = &w.p[0];
     OK(device_bind(p->dev, &err));
     struct tensor rows = take(p, DT_BF16, w.all, 128), o = take(p, DT_BF16, p->rows, 256);
