@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* --- weights ------------------------------------------------------------------------------------------- */
@@ -148,8 +149,8 @@ static struct rope_span part_of_span(struct rope_span span, int first, int n)
     return span;
 }
 
-struct rope dit_rope(struct run *r, const struct dit *m, int n_text, struct dit_image target,
-                     const struct dit_image *references, int n_references)
+static struct rope make_rope(struct run *r, const struct dit *m, int n_text, struct dit_image target,
+                             const struct dit_image *references, int n_references)
 {
     struct rope_span spans[DIT_MAX_SPANS] = {{.rows = 1, .cols = n_text, .text = 1},
                                              {.rows = target.rows, .cols = target.cols}};
@@ -167,11 +168,61 @@ struct rope dit_rope(struct run *r, const struct dit *m, int n_text, struct dit_
                    m->cfg->rope_axes, m->cfg->rope_theta);
 }
 
+/* Whether devices store rows into each other's memory, or have them copied. */
+static int stores(const struct run *r)
+{
+    return share_size(r->tokens) > 1 && !r->tokens.copies;
+}
+
+static int copies(const struct run *r)
+{
+    return share_size(r->tokens) > 1 && r->tokens.copies;
+}
+
+/* Whose each row is, and which rows are one's own. */
+static void make_places(struct run *r, struct dit_tables *t, const int n[DIT_PARTS])
+{
+    struct dit_rows own = dit_rows_of(r->tokens, r->tokens.rank, n[0], n[1], n[2]);
+    int all = n[0] + n[1] + n[2];
+    t->to_all =
+        tensor_cols(run_tensor(r, DT_I32, 1, rows_room(r->tokens, n[0], n[1], n[2])), 0, rows_in_all(own));
+    t->to_owners = run_tensor(r, DT_I32, 1, all);
+    if (!r->dev->computes || r->skip || !run_ok(r)) return;
+    int32_t *owners = calloc(2 * (size_t)all, sizeof *owners);
+    if (!owners) {
+        fail(&r->err, KLEIN_E_NO_MEMORY, "no memory for tables of %d tokens", all);
+        return;
+    }
+    int32_t *among_all = owners + all;
+    for (int rank = 0; rank < r->tokens.size; rank++) {
+        const struct dit_rows rows = dit_rows_of(r->tokens, rank, n[0], n[1], n[2]);
+        for (int part = 0, here = 0, begin = 0; part < DIT_PARTS; begin += n[part++])
+            for (int i = 0; i < rows.n[part]; i++, here++) {
+                const int row = begin + rows.first[part] + i;
+                owners[row] = rank << EXCHANGE_ROW_BITS | here;
+                if (rank == r->tokens.rank) among_all[here] = row;
+            }
+    }
+    run_fill(r, t->to_owners, owners);
+    run_fill(r, t->to_all, among_all);
+    free(owners);
+}
+
+struct dit_tables dit_tables(struct run *r, const struct dit *m, int n_text, struct dit_image target,
+                             const struct dit_image *references, int n_references)
+{
+    struct dit_tables t = {.rope = make_rope(r, m, n_text, target, references, n_references)};
+    int n[DIT_PARTS] = {n_text, target.rows * target.cols};
+    for (int k = 0; k < n_references; k++) n[DIT_REFERENCES] += references[k].rows * references[k].cols;
+    if (stores(r)) make_places(r, &t, n);
+    return t;
+}
+
 void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, struct tensor ctx,
-                 struct rope rope, struct dit_image target, const struct dit_image *references,
+                 struct dit_tables tables, struct dit_image target, const struct dit_image *references,
                  int n_references, struct tensor sigmas)
 {
-    *q = (struct dit_request){.n_text = ctx.rows, .n_target = target.rows * target.cols, .rope = rope};
+    *q = (struct dit_request){.n_text = ctx.rows, .n_target = target.rows * target.cols, .tables = tables};
     q->n_tokens = q->n_text + q->n_target;
     for (int k = 0; k < n_references; k++) q->n_tokens += references[k].rows * references[k].cols;
     prepare_modulation(r, m, q, sigmas);
@@ -202,10 +253,10 @@ struct dit_request dit_with_text(struct run *r, const struct dit *m, const struc
 /* Buffers of a forward pass, [own tokens, ...] act. */
 struct state {
     struct tensor z, h; /* residual stream, normalised input: D */
-    struct tensor qkv[3];
-    struct tensor om; /* D + mlp: what the attention (first D columns) and the MLP (the others) computed */
-    /* With several devices, of all tokens and the own heads: q, k, v, o. */
-    struct tensor all_qkv[3], all_o;
+    struct tensor om;   /* D + mlp: what the attention (first D columns) and the MLP (the others) computed */
+    struct tensor all_qkv[3]; /* q, k, v of all tokens and the own heads; with one device that is qkv */
+    struct tensor qkv[3],
+        all_o; /* copies: what is made here, of own tokens and all heads, and of all tokens and own heads */
     struct dit_rows own;
     int exchanges;
 };
@@ -252,21 +303,35 @@ static void heads_to_rows(struct run *r, const struct dit_request *q, struct sta
     run_exchange(r, &a);
 }
 
+static struct exchange_to stored_to(const struct run *r, struct tensor place)
+{
+    if (!stores(r)) return (struct exchange_to){0};
+    return (struct exchange_to){.size = r->tokens.size, .rank = r->tokens.rank, .place = place};
+}
+
+/* What all have stored for each other is there (dit.h). */
+static void meet(struct run *r)
+{
+    if (stores(r)) run_exchange(r, &(struct exchange_args){.size = r->tokens.size, .rank = r->tokens.rank});
+}
+
 static void attention(struct run *r, const struct dit_config *d, const struct dit_request *q, struct state *s,
                       struct tensor o)
 {
-    const int several = share_size(r->tokens) > 1, heads = d->heads / share_size(r->tokens);
-    const struct tensor *qkv = several ? s->all_qkv : s->qkv;
-    if (several) rows_to_heads(r, q, s);
-    run_attention(r, &(struct attention_args){.o = several ? s->all_o : o,
-                                              .q = qkv[0],
-                                              .k = qkv[1],
-                                              .v = qkv[2],
+    const int heads = d->heads / share_size(r->tokens);
+    if (copies(r)) rows_to_heads(r, q, s);
+    meet(r);
+    run_attention(r, &(struct attention_args){.o = copies(r) ? s->all_o : o,
+                                              .to = stored_to(r, q->tables.to_owners),
+                                              .q = s->all_qkv[0],
+                                              .k = s->all_qkv[1],
+                                              .v = s->all_qkv[2],
                                               .heads = heads,
                                               .kv_heads = heads,
                                               .head_dim = d->head_dim,
                                               .scale = 1 / sqrtf((float)d->head_dim)});
-    if (several) heads_to_rows(r, q, s, o);
+    meet(r);
+    if (copies(r)) heads_to_rows(r, q, s, o);
 }
 
 /* x of the products of w, as what makes it writes it: quantised where the device multiplies w as it is. The memory is x's, elements, then
@@ -317,8 +382,9 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
                                      .qkv = {.q = s->qkv[0],
                                              .k = s->qkv[1],
                                              .v = s->qkv[2],
-                                             .cos = q->rope.cos,
-                                             .sin = q->rope.sin,
+                                             .to = stored_to(r, q->tables.to_all),
+                                             .cos = q->tables.rope.cos,
+                                             .sin = q->tables.rope.sin,
                                              .heads = d->heads,
                                              .kv_heads = d->heads,
                                              .head_dim = d->head_dim,
@@ -374,9 +440,10 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
                       .qkv = {.q = s->qkv[0],
                               .k = s->qkv[1],
                               .v = s->qkv[2],
+                              .to = stored_to(r, q->tables.to_all),
                               .mlp = tensor_cols(om, D, d->mlp_width),
-                              .cos = q->rope.cos,
-                              .sin = q->rope.sin,
+                              .cos = q->tables.rope.cos,
+                              .sin = q->tables.rope.sin,
                               .heads = d->heads,
                               .kv_heads = d->heads,
                               .head_dim = d->head_dim,
@@ -395,12 +462,12 @@ static struct state buffers(struct run *r, const struct dit_config *d, const str
     struct state s = {.own = rows_of(r, q, r->tokens.rank)};
     int size = share_size(r->tokens), D = d->width, n = rows_in_all(s.own);
     int room = rows_room(r->tokens, q->n_text, q->n_target, q->n_tokens - q->n_text - q->n_target);
-    struct tensor *own[] = {&s.z, &s.h, &s.qkv[0], &s.qkv[1], &s.qkv[2], &s.om};
-    for (int i = 0; i < 6; i++)
-        *own[i] = tensor_rows(run_tensor(r, r->act, room, i == 5 ? D + d->mlp_width : D), 0, n);
-    if (size == 1) return s;
-    for (int i = 0; i < 3; i++) s.all_qkv[i] = run_tensor(r, r->act, q->n_tokens, D / size);
-    s.all_o = run_tensor(r, r->act, q->n_tokens, D / size);
+    s.z = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
+    s.h = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
+    s.om = tensor_rows(run_tensor(r, r->act, room, D + d->mlp_width), 0, n);
+    for (int i = 0; i < 3; i++) s.qkv[i] = s.all_qkv[i] = run_tensor(r, r->act, q->n_tokens, D / size);
+    for (int i = 0; i < 3 && copies(r); i++) s.qkv[i] = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
+    if (copies(r)) s.all_o = run_tensor(r, r->act, q->n_tokens, D / size);
     return s;
 }
 
@@ -420,6 +487,7 @@ void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q
                         .y = tensor_rows(s.z, n_text + n_target, n_references),
                         .x = tensor_rows(q->references, s.own.first[DIT_REFERENCES], n_references)});
 
+    meet(r); /* whatever the others did with this part of their arenas, they are done */
     for (int i = 0; i < d->double_blocks; i++) {
         double_block(r, m, &m->doubles[i], q, &s);
         if (r->tap_blocks) {

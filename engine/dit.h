@@ -5,7 +5,13 @@
  * are image (linear's two groups).
  *
  * Several devices (run.h: tokens) each have a part of the text's rows, of the target's and of the references', and all weights. Only
- * attention needs all tokens: around it rows are exchanged for heads (Ulysses), so each computes all tokens of its heads. */
+ * attention needs all tokens: around it rows are exchanged for heads (Ulysses), so each computes all tokens of its heads.
+ *
+ * Where devices reach each other's memory the product that makes q, k and v stores each head's rows at the device that has the head, and
+ * attention each row of o at the device that has the token (ops.h: exchange_to); after each of the two all devices meet, and once before
+ * the first product of a forward pass, as others may still use that part of their arenas for something else. More is not needed: what a
+ * store of one kind replaces (q, k, v of the block before; its o) was last read before the meeting that the stores of the other kind end
+ * with, by attention and by the product after it. */
 #ifndef KLEIN_DIT_H
 #define KLEIN_DIT_H
 
@@ -51,12 +57,19 @@ enum {
     DIT_MOD
 };
 
+/* What depends on the images' sizes alone: built once per arena. The last two are of several devices that store for each other. */
+struct dit_tables {
+    struct rope rope;        /* [own tokens, head_dim / 2] */
+    struct tensor to_all;    /* [1, own tokens] I32: which row among all an own one is */
+    struct tensor to_owners; /* [1, tokens] I32: which device has a row, and where; both as in exchange_to */
+};
+
 /* What all steps of a request share: built once, from the arena of the run. */
 struct dit_request {
     int n_text, n_target, n_tokens;
     struct tensor text;       /* [n_text, D] act: context_embedder(ctx) */
     struct tensor references; /* [n_tokens - n_text - n_target, D] act, rows may be 0 */
-    struct rope rope;         /* [own tokens, head_dim / 2] */
+    struct dit_tables tables;
     struct tensor modulation; /* [steps, DIT_MOD * D] f32 */
     struct tensor now;        /* [1, DIT_MOD * D] f32: the row of the step that is computed; dit_select */
 };
@@ -75,12 +88,12 @@ struct dit_image {
 };
 
 /* The tables for n_text tokens of text, the target and the references. */
-struct rope dit_rope(struct run *r, const struct dit *m, int n_text, struct dit_image target,
-                     const struct dit_image *references, int n_references);
+struct dit_tables dit_tables(struct run *r, const struct dit *m, int n_text, struct dit_image target,
+                             const struct dit_image *references, int n_references);
 
-/* ctx [n_text, text_width] act; rope from dit_rope of the same images; sigmas [1, steps] f32. */
+/* ctx [n_text, text_width] act; tables from dit_tables of the same images; sigmas [1, steps] f32. */
 void dit_prepare(struct run *r, const struct dit *m, struct dit_request *q, struct tensor ctx,
-                 struct rope rope, struct dit_image target, const struct dit_image *references,
+                 struct dit_tables tables, struct dit_image target, const struct dit_image *references,
                  int n_references, struct tensor sigmas);
 
 /* The next forward passes are at the step whose number is in step [1, 1] I32. */

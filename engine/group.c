@@ -19,7 +19,8 @@ static void share_out(struct group *g)
 {
     for (int i = 0; i < g->size; i++) {
         struct klein *k = g->member[i];
-        const struct share share = {i, g->size};
+        struct share share = {.rank = i, .size = g->size};
+        if (g->size > 1 && k->device->exchange) share.copies = !k->device->exchange->direct;
         k->group = g;
         k->rank = i;
         if (g->parallel == KLEIN_PARALLEL_ULYSSES) k->tokens = share;
@@ -33,7 +34,7 @@ static enum klein_status check_members(struct klein *const *members, int n, enum
     const struct model_config *c = members[0]->model->cfg;
     /* A request that any number can share, to see whether this number can share the model. */
     const struct settled s = {.width = 16 * VAE_SCALE, .height = 16 * VAE_SCALE, .guided = !c->distilled};
-    const struct share share = {0, n}, all = {0};
+    const struct share share = {.size = n}, all = {0};
     if ((unsigned)parallel > KLEIN_PARALLEL_REPLICA)
         return fail(err, KLEIN_E_USAGE, "there is no way %d to use several devices", (int)parallel);
     if (n < 1 || n > GROUP_MAX)

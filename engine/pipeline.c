@@ -8,7 +8,8 @@ struct inputs {
     struct tensor sigmas;                        /* [1, steps] f32 */
     struct tensor dts;                           /* [steps, 1] f32 */
     struct tensor numbers;                       /* [1, steps] I32: 0, 1, 2, ... */
-    struct rope text_rope, rope;
+    struct rope text_rope;
+    struct dit_tables tables;
     struct tensor step, dt; /* [1, 1]: number and dt of the step that is computed */
 };
 
@@ -67,7 +68,7 @@ static void make_constants(struct work *w)
     for (int32_t i = 0; i < steps; i++) numbers[i] = i;
     r->skip = w->stages && w->stages->constants;
     w->in.text_rope = qwen3_rope(r, &w->m->text, length);
-    w->in.rope = dit_rope(r, &w->m->dit, length, w->target, w->references, w->job->n_references);
+    w->in.tables = dit_tables(r, &w->m->dit, length, w->target, w->references, w->job->n_references);
     w->in.numbers = run_upload(r, DT_I32, 1, steps, numbers);
     r->skip = 0;
     if (w->stages) w->stages->constants = run_ok(r);
@@ -139,7 +140,7 @@ static void prepare(struct work *w)
     struct run *r = w->r;
     stage_begin(r, PART(prepare));
     int first = !has_pass(w, 0);
-    dit_prepare(r, &w->m->dit, &w->q[first], w->ctx[first], w->in.rope, w->target, w->references,
+    dit_prepare(r, &w->m->dit, &w->q[first], w->ctx[first], w->in.tables, w->target, w->references,
                 w->job->n_references, w->in.sigmas);
     if (!first && has_pass(w, 1)) w->q[1] = dit_with_text(r, &w->m->dit, &w->q[0], w->ctx[1]);
     stage_end(r, PART(prepare));

@@ -21,6 +21,7 @@ enum { RUN_ISSUED = 128, RUN_MARKS = DEVICE_MARKS - 2 * RUN_ISSUED };
 /* What is shared out among `size` devices, and which part is one's own. {0}: all of it. */
 struct share {
     int rank, size;
+    int copies; /* tokens: ops cannot store into other devices' memory (device.h: direct), run_exchange copies what is for them */
 };
 static inline int share_size(struct share s)
 {

@@ -27,6 +27,7 @@ struct device_graphs {
 
 /* Devices of one kind that work on a request together. Each is used by a host thread of its own, but for join and stop. */
 struct device_exchange {
+    int direct; /* ops store what is for other devices into their memory: struct exchange_to (ops.h) may be used, and tensors 0 in `rows` */
     /* Makes devices[i] number i of a group, until they are closed; once, before they exchange. KLEIN_E_UNSUPPORTED if they cannot. */
     enum klein_status (*join)(struct device *const *devices, int n, struct klein_error *err);
     /* Before a request, on each of them while none computes: where device i's arena is. */

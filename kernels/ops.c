@@ -154,15 +154,27 @@ static enum klein_status check_quantised(const struct linear_args *a, struct kle
     return KLEIN_OK;
 }
 
+/* A result of which `rows` are made here, for the devices of a group. */
+static enum klein_status check_to(const char *op, const struct exchange_to *to, int rows,
+                                  struct klein_error *err)
+{
+    RULE(to->size <= GROUP_MAX && to->rank >= 0 && to->rank < to->size);
+    return operand(op, "to.place", to->place, I32, 1, rows, err);
+}
+
 static enum klein_status check_qkv(const struct linear_args *a, int64_t n, struct klein_error *err)
 {
     const char *op = "linear";
-    int m = a->x.rows, hd = a->qkv.head_dim;
-    int64_t heads = a->qkv.heads, kv = a->qkv.kv_heads;
+    int m = a->x.rows, hd = a->qkv.head_dim, devices = a->qkv.to.size ? a->qkv.to.size : 1;
+    int64_t heads = a->qkv.heads, kv = a->qkv.kv_heads, rows = a->qkv.to.size ? a->qkv.q.rows : m;
     RULE(a->qkv.heads > 0 && a->qkv.kv_heads > 0 && a->qkv.head_dim > 0 && a->qkv.head_dim % 2 == 0);
-    NEED(a->qkv.q, ACT, m, heads * hd);
-    NEED(a->qkv.k, ACT, m, kv * hd);
-    NEED(a->qkv.v, ACT, m, kv * hd);
+    if (a->qkv.to.size) {
+        TRY(check_to(op, &a->qkv.to, m, err));
+        RULE(kv == heads && heads % devices == 0);
+    }
+    NEED(a->qkv.q, ACT, rows, heads / devices * hd);
+    NEED(a->qkv.k, ACT, rows, kv / devices * hd);
+    NEED(a->qkv.v, ACT, rows, kv / devices * hd);
     SAME_TYPE(a->qkv.k, a->qkv.q);
     SAME_TYPE(a->qkv.v, a->qkv.q);
     NEED(a->qkv.cos, F32, m, hd / 2);
@@ -230,8 +242,13 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
     else
         bytes += bytes_of(a->y);
     static const char *const kinds[] = {"", " silu", " residual", " swiglu", " qkv"};
-    COST(cost, 2.0 * m * n * k, bytes, "%dx%d @ %d%s", m, k, n, kinds[a->epilogue]);
+    const struct exchange_to *to = &a->qkv.to;
+    char whereto[16] = "";
+    if (to->size) snprintf(whereto, sizeof whereto, " to %d", to->size);
+    COST(cost, 2.0 * m * n * k, bytes, "%dx%d @ %d%s%s", m, k, n, kinds[a->epilogue], whereto);
     if (cost) {
+        if (to->size)
+            cost->sent = 3.0 * m * (to->size - 1) * a->qkv.q.cols * (double)dtype_size(a->qkv.q.dtype);
         cost->m = m, cost->n = n, cost->k = k, cost->split = a->split;
         cost->epilogue = a->epilogue;
     }
@@ -246,18 +263,28 @@ enum klein_status ops_check_attention(const struct attention_args *a, struct op_
     NEED(a->q, ACT, ANY, (int64_t)a->heads * a->head_dim);
     NEED(a->k, ACT, ANY, (int64_t)a->kv_heads * a->head_dim);
     NEED(a->v, ACT, a->k.rows, a->k.cols);
-    NEED(a->o, ACT | E4M3, a->q.rows, a->q.cols);
     SAME_TYPE(a->k, a->q);
     SAME_TYPE(a->v, a->q);
+    if (a->to.size) {
+        TRY(check_to(op, &a->to, a->q.rows, err));
+        NEED(a->o, ACT, ANY, (int64_t)a->to.size * a->q.cols);
+        RULE(a->o.rows <= a->q.rows);
+    } else {
+        NEED(a->o, ACT | E4M3, a->q.rows, a->q.cols);
+    }
     TRY(check_result(op, "o", a->o, a->q.dtype, err));
     RULE(a->o.dtype != DT_F8E4M3 || a->head_dim == TENSOR_GROUP);
     if (a->keys.ptr) NEED(a->keys, I32, 1, 1);
     RULE(!a->causal || a->q.rows == a->k.rows);
     RULE(a->scale > 0);
+    char whereto[16] = "";
+    if (a->to.size) snprintf(whereto, sizeof whereto, " to %d", a->to.size);
     COST(cost, 4.0 * a->q.rows * a->k.rows * a->head_dim * a->heads,
-         bytes_of(a->q) + bytes_of(a->k) + bytes_of(a->v) + bytes_of(a->o), "%dx%d, %d/%d heads x %d%s",
-         a->q.rows, a->k.rows, a->heads, a->kv_heads, a->head_dim, a->causal ? ", causal" : "");
+         bytes_of(a->q) + bytes_of(a->k) + bytes_of(a->v) + bytes_of(a->o), "%dx%d, %d/%d heads x %d%s%s",
+         a->q.rows, a->k.rows, a->heads, a->kv_heads, a->head_dim, a->causal ? ", causal" : "", whereto);
     if (cost) {
+        if (a->to.size)
+            cost->sent = (double)(a->q.rows - a->o.rows) * a->q.cols * (double)dtype_size(a->o.dtype);
         cost->m = a->q.rows, cost->n = a->k.rows, cost->k = a->head_dim;
         cost->heads = a->heads, cost->causal = a->causal;
     }
@@ -428,7 +455,11 @@ enum klein_status ops_check_exchange(const struct exchange_args *a, struct op_co
     double sent = 0;
     int rows = 0, cols = 0;
     RULE(a->size >= 1 && a->size <= GROUP_MAX && a->rank >= 0 && a->rank < a->size);
-    RULE(a->tensors >= 1 && a->tensors <= EXCHANGE_OPERANDS);
+    RULE(a->tensors >= 0 && a->tensors <= EXCHANGE_OPERANDS);
+    if (!a->tensors) {
+        COST(cost, 0, 0, "%d meet", a->size);
+        return KLEIN_OK;
+    }
     const int element = (int)dtype_size(a->from[0].dtype);
     for (int t = 0; t < a->tensors; t++) {
         NEED(a->from[t], ACT, ANY, ANY);
@@ -454,5 +485,6 @@ enum klein_status ops_check_exchange(const struct exchange_args *a, struct op_co
         }
     }
     COST(cost, 0, sent, "%dx%dx%d to %d", a->tensors, rows, cols, a->size - 1);
+    if (cost) cost->sent = sent;
     return KLEIN_OK;
 }

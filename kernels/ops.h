@@ -28,6 +28,16 @@
 
 struct device;
 
+/* Where the rows of a result go that a device makes for the others of a group too: as they are made they are stored into the memory of
+ * the device that has them, at the place of the result in its arena; arenas are laid out alike (device.h: exchange->direct). They are
+ * there once all have met in an exchange. place [1, rows made] I32: row i goes to row place[i] & (2^EXCHANGE_ROW_BITS - 1) of device
+ * place[i] >> EXCHANGE_ROW_BITS. size 0: none of this, the result stays here. */
+enum { GROUP_MAX = 8, EXCHANGE_ROW_BITS = 28 };
+struct exchange_to {
+    int size, rank; /* of the group; this device's number */
+    struct tensor place;
+};
+
 /* y[i, :] = table[ids[i], :].                                                  source: Qwen3 embedding
  * table [vocab, d] weight dtype; ids [1, n] I32, 0 <= id < vocab (checked where ids are made);
  * y [n, d] act. */
@@ -66,6 +76,8 @@ struct adaln_args {
  *                    q and k: y = RMS over head_dim (eps) * q_norm / k_norm, then RoPE; v as is.
  *                    q [m, heads * hd], k, v [m, kv_heads * hd] act. If mlp.ptr: mlp [m, f] = SwiGLU of
  *                    the last 2f rows (the single-stream block's fused first linear, model 3.5).
+ *                    to.size: q, k, v are [rows of all, heads / size * hd], heads = kv_heads: head h goes
+ *                    to device h / (heads / size), whatever device place names. mlp stays.
  *   RoPE pairs       ROPE_INTERLEAVED (2j, 2j+1) or ROPE_HALF (j, j + hd/2); angle tables cos, sin
  *                    [m, hd/2] f32.
  * Rounding: f32 from the accumulator to the stored value.
@@ -93,6 +105,7 @@ struct linear_args {
     struct tensor residual;
     struct {
         struct tensor q, k, v, mlp, cos, sin;
+        struct exchange_to to;
         int heads, kv_heads, head_dim;
         enum rope_pairs pairs;
         float eps;
@@ -105,12 +118,15 @@ struct linear_args {
  * causal: query i sees keys <= i (then nq == nk); with keys a query i >= keys sees keys < keys. Scores and
  * softmax are f32 and are never stored whole (memory is O(nq * hd), not O(nq * nk)); probabilities may be
  * rounded to act before the second product. o may not overlap. o may also be F8_E4M3 with scales per
- * TENSOR_GROUP columns (the rest BF16, head_dim TENSOR_GROUP, on devices with `e4m3_groups`). */
+ * TENSOR_GROUP columns (the rest BF16, head_dim TENSOR_GROUP, on devices with `e4m3_groups`).
+ * to.size: o is act [own rows, size * heads * hd], and what is made here goes to the columns from
+ * rank * heads * hd. */
 struct attention_args {
     struct tensor o, q, k, v, keys;
     int heads, kv_heads, head_dim;
     int causal;
     float scale;
+    struct exchange_to to;
 };
 
 /* y[s, :] = [cos(a_0..a_half-1), sin(a_0..)], a_k = t_s * 1000 * exp(-ln(10000) k / half).
@@ -237,8 +253,9 @@ struct op_table {
  * span go from every from[t] to columns to_col.. and the span's rows of what device i has at the place of to[t] in its own arena, so arenas
  * are laid out alike. When the op is done, what the others sent is here too. Then may be written what was read before the exchange
  * *before* this one; with `ready` what was read before this one, at the price of waiting twice.
- * All tensors of a dtype; rows, columns and places are multiples of 16 bytes. */
-enum { GROUP_MAX = 8, EXCHANGE_OPERANDS = 3, EXCHANGE_PARTS = 3 };
+ * All tensors of a dtype; rows, columns and places are multiples of 16 bytes. tensors 0: the devices only meet, and what each stored
+ * before for the others (exchange_to) is there. */
+enum { EXCHANGE_OPERANDS = 3, EXCHANGE_PARTS = 3 };
 struct exchange_args {
     int size, rank; /* of the group; this device's number */
     int tensors, ready;
@@ -264,6 +281,7 @@ struct op_cost {
     int split;      /* linear */
     enum linear_epilogue epilogue;
     int heads, causal;
+    double sent;       /* bytes that go to other devices of a group */
     double norm_bytes; /* conv: normalising x in a pass of its own */
     int stats;         /* conv: makes those of y */
     char shape[96];

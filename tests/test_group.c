@@ -28,6 +28,7 @@ struct members {
     int n, heads, base;
     enum klein_parallel parallel;
     enum klein_precision precision;
+    int copies; /* as if devices could not store into each other's memory (run.h) */
 };
 
 /* A model of two blocks with as many heads, random weights, on devices 0 .. n-1. */
@@ -56,6 +57,7 @@ static struct klein *open_group(struct members g)
         OK(context_open(checkpoint, &o, &members[i], &err));
     }
     OK(group_open(members, g.n, g.parallel, &k, &err));
+    for (int i = 0; i < g.n && g.copies; i++) members[i]->tokens.copies = 1;
     return k;
 }
 
@@ -98,7 +100,8 @@ static void check_equal(const char *claim, struct members g, struct klein_reques
     static const enum klein_graph kinds[] = {KLEIN_GRAPH_OFF,     KLEIN_GRAPH_REQUEST, KLEIN_GRAPH_REQUEST,
                                              KLEIN_GRAPH_REQUEST, KLEIN_GRAPH_STAGES,  KLEIN_GRAPH_STAGES,
                                              KLEIN_GRAPH_STAGES};
-    const int pictures = g.n < 8 ? 7 : 4; /* eight devices take minutes for all: no graphs of stages */
+    const int pictures =
+        g.n < 8 && !g.copies ? 7 : 4; /* eight devices take minutes for all: no graphs of stages */
     uint64_t want[2];
     struct members one = g;
     one.n = 1;
@@ -132,6 +135,38 @@ Test(group, ulysses_2_sm_80, .timeout = 400, .disabled = SANITIZED)
 Test(group, ulysses_2_fp8, .timeout = 400, .disabled = SANITIZED)
 {
     check_equal("sm_89:2", (struct members){.n = 2, .heads = 2, .precision = KLEIN_PRECISION_FP8}, small(0));
+}
+
+Test(group, ulysses_2_copies, .timeout = 400, .disabled = SANITIZED)
+{
+    check_equal("sm_90a:2", (struct members){.n = 2, .heads = 2, .copies = 1}, small(0));
+}
+
+/* What plans count: with stores the products' and attention's rows for the others, and meetings without any; with copies the same bytes as
+ * exchanges. The model has 5 + 20 blocks; 512 tokens of text and 256 of the picture, half of which, and of 24 heads of 128, are one's own. */
+Test(group, plans)
+{
+    const struct klein_request q = {.size = sizeof q, .prompt = "", .width = 256, .height = 256, .steps = 1};
+    const double own = 768 / 2 * (24 * 128 / 2) * 2.0;
+    struct model_config c;
+    OK(config_named("klein-4b", &c, &err));
+    for (int copies = 0; copies < 2; copies++) {
+        struct plan plan;
+        double made = 0, exchanged = 0;
+        int meetings = 0;
+        OK(plan_make_share(&c, DT_BF16, &q, (struct share){.size = 2, .copies = copies}, (struct share){0},
+                           &plan, &err));
+        for (int i = 0; i < plan.n_ops; i++) {
+            const struct plan_op *o = &plan.ops[i];
+            if (o->stage != KLEIN_STAGE_DENOISE) continue;
+            (o->op == OP_exchange ? &exchanged : &made)[0] += o->cost.sent * o->count;
+            if (o->op == OP_exchange && !o->cost.sent) meetings += o->count;
+        }
+        cr_assert((copies ? exchanged : made) == 25 * 4 * own, "copies %d: %g %g", copies, made, exchanged);
+        cr_assert((copies ? made : exchanged) == 0);
+        cr_assert(meetings == (copies ? 0 : 2 * 25 + 1), "copies %d: %d meetings", copies, meetings);
+        plan_free(&plan);
+    }
 }
 
 Test(group, ulysses_4, .timeout = 400, .disabled = SANITIZED)

@@ -137,9 +137,9 @@ static void velocity(struct fixture *f, struct st_file *file, const char *prefix
     }
     float t = tensor_get(golden(file, "t"), 0, 0);
     struct dit_image target = {.rows = 4, .cols = 6};
-    struct rope rope = dit_rope(&f->r, &f->model->dit, text.rows, target, images, references);
+    struct dit_tables tables = dit_tables(&f->r, &f->model->dit, text.rows, target, images, references);
     struct dit_request q;
-    dit_prepare(&f->r, &f->model->dit, &q, fixture_f32(f, text), rope, target, images, references,
+    dit_prepare(&f->r, &f->model->dit, &q, fixture_f32(f, text), tables, target, images, references,
                 run_upload(&f->r, DT_F32, 1, 1, &t));
     dit_select(&f->r, &q, run_upload(&f->r, DT_I32, 1, 1, &(int32_t){0}));
     struct tensor x = fixture_f32(f, golden(file, x_name)), v = run_tensor(&f->r, DT_F32, x.rows, x.cols);

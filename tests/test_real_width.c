@@ -131,7 +131,7 @@ EACH_BACKEND(real_width, dit)
     const struct tensor text = input(&m, "dit.text", r->act), x = input(&m, "dit.x", DT_F32),
                         t = input(&m, "dit.t", DT_F32), v = run_tensor(r, DT_F32, x.rows, x.cols);
     struct dit_request q;
-    dit_prepare(r, dit, &q, text, dit_rope(r, dit, text.rows, target, &reference, 1), target, &reference, 1,
+    dit_prepare(r, dit, &q, text, dit_tables(r, dit, text.rows, target, &reference, 1), target, &reference, 1,
                 t);
     dit_select(r, &q, run_upload(r, DT_I32, 1, 1, &(int32_t){0}));
     tapped = &m;

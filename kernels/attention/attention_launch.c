@@ -1,5 +1,6 @@
 #include "attention_launch.h"
 #include "attention_pick.h"
+#include "../group/exchange_launch.h"
 
 #include <limits.h>
 #include <math.h>
@@ -59,10 +60,17 @@ static enum klein_status map_rows(struct gpu *g, struct tensor t, uint32_t box, 
                           out, err);
 }
 
+/* What is made here of o: all of it, or the columns of this device's heads. */
+static struct tensor made_of(const struct attention_args *a)
+{
+    return a->to.size ? tensor_cols(a->o, a->to.rank * a->q.cols, a->q.cols) : a->o;
+}
+
 static enum klein_status launch_with_maps(struct gpu *g, const struct attention_variant *v,
                                           const struct attention_shape *s, const struct attention_args *a,
                                           struct klein_error *err)
 {
+    const struct tensor o = made_of(a);
     struct attention_sm90_args args = {.o_scale = a->o.scale,
                                        .ldo_scale = a->o.ldscale,
                                        .queries = s->queries,
@@ -70,11 +78,14 @@ static enum klein_status launch_with_maps(struct gpu *g, const struct attention_
                                        .group = a->heads / a->kv_heads,
                                        .causal = a->causal,
                                        .key_count = a->keys.ptr,
-                                       .scale_log2 = (float)(a->scale * M_LOG2E)};
+                                       .scale_log2 = (float)(a->scale * M_LOG2E),
+                                       .route = exchange_route_of(g, &a->to, o.cols),
+                                       .to = o.ptr,
+                                       .ldto = o.ld * (int64_t)dtype_size(o.dtype)};
     TRY(map_rows(g, a->q, ATTENTION_SM90_ROWS_BOX, &args.q, err));
     TRY(map_rows(g, a->k, ATTENTION_SM90_KEYS_BOX, &args.k, err));
     TRY(map_rows(g, a->v, ATTENTION_SM90_KEYS_BOX, &args.v, err));
-    TRY(map_rows(g, a->o, ATTENTION_SM90_ROWS_BOX, &args.o, err));
+    TRY(map_rows(g, o, ATTENTION_SM90_ROWS_BOX, &args.o, err));
     return launch(g, v, s, &args, err);
 }
 
@@ -103,13 +114,13 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
         .keys = a->k.rows,
         .head_dim = a->head_dim,
         .e4m3 = a->o.dtype == DT_F8E4M3,
-        .aligned = aligned(a->q) && aligned(a->k) && aligned(a->v) && aligned(a->o),
+        .aligned = aligned(a->q) && aligned(a->k) && aligned(a->v) && aligned(made_of(a)),
     };
     const struct attention_variant *v;
     TRY(choose(g, &shape, &v, err));
     if (v->maps) return launch_with_maps(g, v, &shape, a, err);
     const struct flash_args args = {
-        .o = a->o.ptr,
+        .o = made_of(a).ptr,
         .q = a->q.ptr,
         .k = a->k.ptr,
         .v = a->v.ptr,
@@ -124,6 +135,7 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
         .group = a->heads / a->kv_heads,
         .causal = a->causal,
         .scale_log2 = (float)(a->scale * M_LOG2E),
+        .route = exchange_route_of(g, &a->to, a->q.cols),
     };
     return launch(g, v, &shape, &args, err);
 }

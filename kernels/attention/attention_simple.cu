@@ -100,7 +100,8 @@ DEVICE void attention_simple(const flash_args &args)
         sync_warp(); /* p is free */
     }
 
-    T *out = static_cast<T *>(args.o) + (int64_t)query * args.ldo + (int64_t)head * width;
+    T *out = reinterpret_cast<T *>(route_row(args.route, args.o, query, (int64_t)sizeof(T) * args.ldo)) +
+             (int64_t)head * width;
     UNROLL
     for (int c = 0; c < COLUMNS; c++)
         if (lane + LANES * c < width) put(out + lane + LANES * c, o[c] / sum);

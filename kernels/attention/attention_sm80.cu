@@ -107,14 +107,15 @@ DEVICE void store_rows(const float (&o)[SLABS][mi][SLAB / 8][4], const float (&s
         }
     }
     sync_warp();
-    bf16 *out = static_cast<bf16 *>(args.o) + (int64_t)block_y() * WIDTH;
-    const int chunk = lane % 16;
+    const int chunk = lane % 16, column = block_y() * WIDTH + chunk * CHUNK;
+    const int64_t row_bytes = (int64_t)sizeof(bf16) * args.ldo;
     UNROLL
     for (int i = 0; i < 8 * mi; i++) {
         const int row = first + 2 * i + lane / 16;
         const u32x4 v = ld_shared_16(q_tile + chunk / 8 * q_slab_bytes + tile_offset(row, chunk % 8));
         if (row0 + row < args.queries)
-            st_global_16(out + (int64_t)(row0 + row) * args.ldo + chunk * CHUNK, v);
+            st_global_16(route_row(args.route, args.o, row0 + row, row_bytes) + column * (int)sizeof(bf16),
+                         v);
     }
 }
 

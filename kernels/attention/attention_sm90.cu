@@ -168,6 +168,20 @@ DEVICE void clear_missing(uint32_t tile, const attention_sm90_args &args, const 
     bar_sync(barrier, threads);
 }
 
+/* A warp's 16 rows of a tile, to the devices that have them. */
+DEVICE void store_routed(const attention_sm90_args &args, uint32_t tile, int warp_row, int column, int row0)
+{
+    const int lane = lane_index(), chunk = lane % 16, byte = (column + chunk * CHUNK) * (int)sizeof(bf16);
+    sync_warp();
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        const int row = warp_row + 2 * i + lane / 16;
+        const u32x4 v = ld_shared_16(tile + chunk / 8 * ROWS * 128 + tile_offset(row, chunk % 8));
+        if (row0 + row < args.queries)
+            st_global_16(route_row(args.route, args.to, row0 + row, args.ldto) + byte, v);
+    }
+}
+
 /* The warpgroup's rows of O, through the memory of its rows of Q, to global memory; rows beyond the last are clipped. */
 DEVICE void store_rows(float (&o)[WIDTH / 2], const row_state &rows, const attention_sm90_args &args,
                        uint32_t tile, int barrier, int column, int row0)
@@ -190,6 +204,7 @@ DEVICE void store_rows(float (&o)[WIDTH / 2], const row_state &rows, const atten
                         r);
         }
     }
+    if (args.route.state) return store_routed(args, tile, warp_row, column, row0);
     fence_proxy_async();
     bar_sync(barrier, WARPGROUP);
     if (thread_index() % WARPGROUP == 0) {

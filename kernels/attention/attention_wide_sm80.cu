@@ -166,13 +166,17 @@ KERNEL(attention_wide_sm80, flash_args, ATTENTION_WIDE_SM80_THREADS, 1)
         }
     }
     sync_threads();
-    bf16 *out = static_cast<bf16 *>(args.o) + (int64_t)head * args.head_dim + lane % 8 * CHUNK;
+    const int column = head * args.head_dim + lane % 8 * CHUNK;
+    const int64_t row_bytes = (int64_t)sizeof(bf16) * args.ldo;
     for (int i = 0; i < slabs; i++) {
         UNROLL
         for (int r = 0; r < 2; r++) { /* 8 rows per warp, 4 at a time */
             const int row = 8 * warp_index() + 4 * r + lane / 8;
             const u32x4 v = ld_shared_16(q_slabs + i * SLAB_BYTES + tile_offset(row, lane % 8));
-            if (row0 + row < args.queries) st_global_16(out + (int64_t)(row0 + row) * args.ldo + i * SLAB, v);
+            if (row0 + row < args.queries)
+                st_global_16(route_row(args.route, args.o, row0 + row, row_bytes) +
+                                 (column + i * SLAB) * (int)sizeof(bf16),
+                             v);
         }
     }
 }

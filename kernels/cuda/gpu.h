@@ -33,9 +33,11 @@ struct gpu {
     int multiprocessors;
     int shared_max; /* bytes of dynamic shared memory that a block may ask for */
     int clock_khz;
-    size_t memory;             /* bytes in all */
-    int sync_each;             /* KLEIN_SYNC */
-    int dry;                   /* nothing is launched, see dry.h */
+    size_t memory; /* bytes in all */
+    int sync_each; /* KLEIN_SYNC */
+    int dry;       /* nothing is launched, see dry.h */
+    struct exchange_state
+        *exchange;             /* group/exchange_launch.c: of this device in its group; NULL: works alone */
     const struct tuned *tuned; /* tuned.h: what to pick; NULL: by the rules. Borrowed */
     /* Called, if not NULL, with every kernel that is picked; shape is the struct of its pick header. */
     void (*picked)(void *user, enum op_id op, const char *key, const void *shape, const char *kernel);

@@ -35,6 +35,29 @@ struct scale_args {
     int64_t n;
 };
 
+/* group/: devices that make one picture. Their arenas are laid out alike; what differs between two requests is in device memory (state),
+ * so a graph can be replayed. Exchanges are counted: device i has done its part of number s, and what it stored is here, when done[i]
+ * reaches s. */
+enum { EXCHANGE_DEVICES = 8 };
+struct exchange_state {
+    char *arena[EXCHANGE_DEVICES];                  /* of each device */
+    struct exchange_state *state[EXCHANGE_DEVICES]; /* this struct of each device */
+    const uint32_t *stop;                           /* not 0: nobody waits any more; the host's memory */
+    int rank;                                       /* of this device */
+    uint32_t number;                                /* of the last exchange that ended here */
+    uint32_t blocks;                                /* of the one that runs: that have done their part */
+    uint32_t ready[EXCHANGE_DEVICES],
+        done[EXCHANGE_DEVICES]; /* written by the other devices: the number of their exchange */
+};
+
+/* Where rows of a result go that are stored into other devices' memory as they are made (ops.h: exchange_to; group/route.h). state NULL:
+ * nowhere else, y is an address like any other. Else y is the place in this device's arena of the result as each device has it. */
+struct exchange_route {
+    const struct exchange_state *state;
+    const int32_t *place; /* of each row: its device and row there */
+    int cols; /* linear: column c goes to column c % cols of device c / cols; place names the row only */
+};
+
 /* gemm/, op linear (ops.h): y = epilogue(x W^T + bias). A product is cut into
  *   groups of rows:      rows < split use group[0] of everything, the others group[1] (split 0: all use [0]); no tile straddles;
  *   segments of columns: each has its rows of W, its epilogue and its place in the output; no tile straddles.
@@ -64,9 +87,9 @@ struct linear_segment_weights {
 struct linear_segment {
     int kind, cols; /* cols of y */
     int y_type;     /* enum element_type: ELEMENT_BF16 or ELEMENT_F32; SWIGLU also ELEMENT_E4M3 */
-    int y_group;    /* E4M3: of its first column, in y_scale */
+    int y_col;      /* its first column in the whole result */
     int64_t ldy, ldr;
-    void *y;              /* row 0 of the segment's first column; all rows of both groups */
+    void *y; /* row 0 of the segment's first column, if routed of the whole result; all rows of both groups */
     const void *residual; /* of y's type */
     struct linear_segment_weights group[LINEAR_GROUPS];
 };
@@ -76,12 +99,13 @@ struct linear_kernel_args {
     int64_t ldx;
     int64_t
         ldscale;    /* not 0: x_scale[i * ldscale + row] is that of columns 128 i .. 128 i + 127 of the row */
-    float *y_scale; /* E4M3: y_scale[(y_group + i) * ldy_scale + row] is made that of columns 128 i .. */
+    float *y_scale; /* E4M3: y_scale[(y_col / 128 + i) * ldy_scale + row] is made that of columns 128 i .. */
     int64_t ldy_scale;
     int m, k, split, segments;
     const float *cos, *sin; /* [m, head_dim / 2], contiguous rows; NORM_ROPE */
     int head_dim, half;     /* half: rotate (j, j + head_dim / 2), else (2j, 2j + 1) */
     float eps;
+    struct exchange_route route; /* of NORM_ROPE and PLAIN segments of products with heads */
     struct linear_segment segment[LINEAR_SEGMENTS];
 };
 
@@ -141,7 +165,8 @@ struct flash_args {
     int ldo, ldq, ldk, ldv;
     int queries, keys, head_dim, group, causal;
     const int32_t *key_count;
-    float scale_log2; /* scale / ln 2, positive: the softmax is computed with powers of 2 */
+    float scale_log2;            /* scale / ln 2, positive: the softmax is computed with powers of 2 */
+    struct exchange_route route; /* of o */
 };
 
 /* attention/attention_sm90.cu: the same for heads of 128; the matrices as 2-D tensor maps of bf16 with 128-byte swizzle: boxes of 64
@@ -162,6 +187,9 @@ struct attention_sm90_args {
     int queries, keys, group, causal;
     const int32_t *key_count;
     float scale_log2;
+    struct exchange_route route; /* of o, bf16, which then is at to, with rows ldto bytes apart */
+    void *to;
+    int64_t ldto;
 };
 
 /* norm/ and pointwise/: matrices of numbers whose element (r, c) is at ptr + r * ld + c elements of `type`. Kernels named after a type
@@ -207,6 +235,8 @@ struct linear_finish_args {
     struct matrix y, residual, bias, gate, norm, cos, sin;
     int head_dim, half;
     float eps;
+    int y_col; /* as in struct linear_segment */
+    struct exchange_route route;
 };
 
 /* gemm/linear_rows.cu: y[m, n] = x w^T + bias, then SiLU if `silu`; few rows m, f32 x and y, bf16 w. A warp per LINEAR_ROWS_EACH rows of w,
@@ -340,18 +370,8 @@ struct patch_kernel_args {
 };
 
 /* group/exchange.cu, exchange (ops.h): rows to the devices of a group, then a wait until theirs are here. Blocks: any number by ways x
- * tensors. Everything is a multiple of 16 bytes and aligned so. What differs between two requests is in device memory (state), so a graph
- * can be replayed. Exchanges are counted: device i has done its part of number s, and what it wrote is here, when done[i] reaches s. */
-enum { EXCHANGE_THREADS = 256, EXCHANGE_DEVICES = 8, EXCHANGE_TENSORS = 3, EXCHANGE_SPANS = 3 };
-struct exchange_state {
-    char *arena[EXCHANGE_DEVICES];                  /* of each device */
-    struct exchange_state *state[EXCHANGE_DEVICES]; /* this struct of each device */
-    const uint32_t *stop;                           /* not 0: nobody waits any more; the host's memory */
-    uint32_t number;                                /* of the last exchange that ended here */
-    uint32_t blocks;                                /* of the one that runs: that have done their part */
-    uint32_t ready[EXCHANGE_DEVICES],
-        done[EXCHANGE_DEVICES]; /* written by the other devices: the number of their exchange */
-};
+ * tensors. Everything is a multiple of 16 bytes and aligned so. exchange_meet: only the wait; one block. */
+enum { EXCHANGE_THREADS = 256, EXCHANGE_MEET_THREADS = 32, EXCHANGE_TENSORS = 3, EXCHANGE_SPANS = 3 };
 struct exchange_kernel_args {
     struct exchange_state *state;
     int size, rank, tensors, ready; /* ready: first wait until all have come here */

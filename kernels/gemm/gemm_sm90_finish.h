@@ -3,6 +3,7 @@
 #define KLEIN_GEMM_SM90_FINISH_H
 
 #include "../device/e4m3.h"
+#include "../group/route.h"
 #include "gemm_sm90_tiles.h"
 
 /* A warp's buffers, the mbarriers of its residuals, and their phase. */
@@ -28,6 +29,27 @@ DEVICE void free_buffer()
     sync_warp();
 }
 
+/* Heads of a group's devices: a chunk is of one device; its rows of 128 bytes go from the buffer to where that has them. The empty group
+ * of copies keeps the count of the buffers. */
+template <class G>
+DEVICE void send_routed(const linear_kernel_args &a, const tile_place &p, uint32_t buffer, int c)
+{
+    const linear_segment &segment = a.segment[p.segment];
+    const int lane = lane_index(), col = p.col + CHUNK * c, end = p.group ? a.m : a.split;
+    sync_warp();
+    if (lane == 0) bulk_commit();
+    if (col >= segment.cols) return;
+    char *const to =
+        route_column(a.route, segment.y, segment.y_col + col, sizeof(bf16)) + lane % 8 * (int)sizeof(u32x4);
+    UNROLL
+    for (int i = 0; i < WARP_ROWS / 4; i++) {
+        const int row = 4 * i + lane / 8;
+        const u32x4 v = ld_shared_16(buffer + tile_offset(row, lane % 8));
+        if (p.row + row < end)
+            st_global_16(to + route_row_of(a.route, p.row + row) * segment.ldy * (int)sizeof(bf16), v);
+    }
+}
+
 /* Rounds chunk c and sends it off through its buffer. */
 template <class G>
 DEVICE void send(const float (*d)[4], const gemm_sm90_args &args, const tile_place &p, const outlet &out,
@@ -41,6 +63,9 @@ DEVICE void send(const float (*d)[4], const gemm_sm90_args &args, const tile_pla
                                pack_bf16(d[j + 1][0], d[j + 1][1]), pack_bf16(d[j + 1][2], d[j + 1][3])};
         stmatrix_x4(buffer + tile_offset(lane & 15, j + (lane >> 4)), r);
     }
+    if constexpr (G::FAMILY == QKV)
+        if (args.linear.route.state && args.linear.segment[p.segment].kind != LINEAR_SEGMENT_SWIGLU)
+            return send_routed<G>(args.linear, p, buffer, c);
     fence_proxy_async();
     sync_warp();
     if (lane == 0) {
@@ -144,7 +169,7 @@ DEVICE void finish_swiglu_e4m3(float (*d)[4], const gemm_sm90_args &args, const 
         epilogue_swiglu<CHUNK_BLOCKS>(e, up);
     }
     free_buffer<G>();
-    const int group = segment.y_group + p.col / E4M3_GROUP;
+    const int group = (segment.y_col + p.col) / E4M3_GROUP;
     e4m3_put(d, out.buffers, 0, args.linear.y_scale + group * args.linear.ldy_scale + p.row, end - p.row);
     fence_proxy_async();
     sync_warp();

@@ -111,7 +111,8 @@ static enum klein_status make_maps(struct gpu *g, const struct gemm_variant *v,
     const int swiglu = s->kind == LINEAR_SEGMENT_SWIGLU, rows = swiglu ? v->bn / 2 : v->bn;
     TRY(map(g, w->w, s->cols, a->k, w->ldw, v->type, rows, &out->w, err));
     if (swiglu) TRY(map(g, w->up, s->cols, a->k, w->ldup, v->type, rows, &out->other, err));
-    if (s->y_type == ELEMENT_F32) return KLEIN_OK; /* by plain loads and stores */
+    const int routed = a->route.state && !swiglu;
+    if (s->y_type == ELEMENT_F32 || routed) return KLEIN_OK; /* by plain loads and stores */
     if (s->kind == LINEAR_SEGMENT_RESIDUAL)
         TRY(map(g, s->residual, end, s->cols, s->ldr, DT_BF16, WARP_ROWS, &out->other, err));
     return map(g, s->y, end, s->cols, s->ldy, s->y_type == ELEMENT_E4M3 ? DT_F8E4M3 : DT_BF16, WARP_ROWS,

@@ -2,6 +2,7 @@
 #include "gemm_sm90_launch.h"
 #include "quantise.h"
 #include "../backend.h"
+#include "../group/exchange_launch.h"
 #include "../pointwise/launch_rows.h"
 #include "../pointwise/pointwise.h"
 
@@ -14,7 +15,9 @@ enum { SCRATCH_MAX = 32 << 20, GRID_Y_MAX = 65535, FAST_HEAD = 128, FEW_ROWS = 8
 /* Columns of the result that have one epilogue, with their rows of W and their place in the outputs. */
 struct piece {
     int kind, cols;
-    int w, up; /* first row in W; up: SWIGLU */
+    int w, up;  /* first row in W; up: SWIGLU */
+    int y_col;  /* first column in the whole result */
+    int routed; /* y is the whole result of the group's devices */
     struct tensor y, residual;
     struct tensor bias[LINEAR_GROUPS], gate[LINEAR_GROUPS], norm[LINEAR_GROUPS];
 };
@@ -23,10 +26,12 @@ struct pieces {
     int count;
 };
 
-static struct piece *add_piece(struct pieces *p, int kind, struct tensor y, int w)
+/* devices: y has one's columns */
+static struct piece *add_piece(struct pieces *p, int kind, struct tensor y, int w, int devices)
 {
     struct piece *piece = &p->piece[p->count++];
-    *piece = (struct piece){.kind = kind, .cols = y.cols, .w = w, .y = y};
+    *piece = (struct piece){
+        .kind = kind, .cols = y.cols * (devices ? devices : 1), .w = w, .y = y, .routed = devices != 0};
     if (kind == LINEAR_SEGMENT_SWIGLU) piece->up = w + y.cols;
     return piece;
 }
@@ -34,13 +39,14 @@ static struct piece *add_piece(struct pieces *p, int kind, struct tensor y, int 
 static struct pieces pieces_of_qkv(const struct linear_args *a)
 {
     struct pieces p = {.count = 0};
-    const int q = a->qkv.q.cols, kv = a->qkv.k.cols;
-    struct piece *of_q = add_piece(&p, LINEAR_SEGMENT_NORM_ROPE, a->qkv.q, 0),
-                 *of_k = add_piece(&p, LINEAR_SEGMENT_NORM_ROPE, a->qkv.k, q);
+    const int q = a->qkv.heads * a->qkv.head_dim, kv = a->qkv.kv_heads * a->qkv.head_dim,
+              devices = a->qkv.to.size;
+    struct piece *of_q = add_piece(&p, LINEAR_SEGMENT_NORM_ROPE, a->qkv.q, 0, devices),
+                 *of_k = add_piece(&p, LINEAR_SEGMENT_NORM_ROPE, a->qkv.k, q, devices);
     for (int g = 0; g < LINEAR_GROUPS; g++)
         of_q->norm[g] = a->group[g].q_norm, of_k->norm[g] = a->group[g].k_norm;
-    add_piece(&p, LINEAR_SEGMENT_PLAIN, a->qkv.v, q + kv);
-    if (a->qkv.mlp.ptr) add_piece(&p, LINEAR_SEGMENT_SWIGLU, a->qkv.mlp, q + 2 * kv);
+    add_piece(&p, LINEAR_SEGMENT_PLAIN, a->qkv.v, q + kv, devices);
+    if (a->qkv.mlp.ptr) add_piece(&p, LINEAR_SEGMENT_SWIGLU, a->qkv.mlp, q + 2 * kv, 0);
     return p;
 }
 
@@ -52,7 +58,7 @@ static struct pieces pieces_of(const struct linear_args *a)
                                 [LINEAR_SWIGLU] = LINEAR_SEGMENT_SWIGLU};
     if (a->epilogue == LINEAR_QKV) return pieces_of_qkv(a);
     struct pieces p = {.count = 0};
-    struct piece *only = add_piece(&p, kinds[a->epilogue], a->y, 0);
+    struct piece *only = add_piece(&p, kinds[a->epilogue], a->y, 0, 0);
     if (a->epilogue == LINEAR_RESIDUAL) only->residual = a->residual;
     for (int g = 0; g < LINEAR_GROUPS; g++) {
         only->bias[g] = a->group[g].bias;
@@ -69,8 +75,8 @@ static struct tensor columns(struct tensor t, int from, int n)
 /* Keeps columns [from, from + n) of a piece. */
 static void keep(struct piece *p, int from, int n)
 {
-    p->cols = n, p->w += from, p->up += from;
-    p->y = columns(p->y, from, n);
+    p->cols = n, p->w += from, p->up += from, p->y_col += from;
+    if (!p->routed) p->y = columns(p->y, from, n);
     p->residual = columns(p->residual, from, n);
     for (int g = 0; g < LINEAR_GROUPS; g++) {
         p->bias[g] = columns(p->bias[g], from, n);
@@ -96,7 +102,7 @@ static int cut_at(struct pieces *p, int edge, int head_dim)
         int at = edge - piece->w;
         if (piece->kind == LINEAR_SEGMENT_SWIGLU && edge > piece->up) at = edge - piece->up;
         if (at <= 0 || at >= piece->cols) continue;
-        if (piece->kind == LINEAR_SEGMENT_NORM_ROPE && at % head_dim) return 0;
+        if ((piece->kind == LINEAR_SEGMENT_NORM_ROPE || piece->routed) && at % head_dim) return 0;
         if (piece->y.ldscale && at % TENSOR_GROUP) return 0;
         if (!cut(p, i, at)) return 0;
     }
@@ -198,6 +204,7 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
     *s = (struct linear_segment){.kind = p->kind,
                                  .cols = p->cols,
                                  .y_type = matrix_of(p->y).type,
+                                 .y_col = p->y_col,
                                  .ldy = p->y.ld,
                                  .ldr = p->residual.ld,
                                  .y = p->y.ptr,
@@ -228,7 +235,7 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
 }
 
 /* The kernel's arguments, x apart. 0: the matrix kernels do not take the op. */
-static int kernel_args_of(const struct linear_args *a, struct linear_kernel_args *k)
+static int kernel_args_of(const struct gpu *g, const struct linear_args *a, struct linear_kernel_args *k)
 {
     struct pieces p = pieces_of(a);
     if (linear_act(a) != DT_BF16 || a->x.cols % 8 || !cut_at_parts(&p, a)) return 0;
@@ -238,13 +245,13 @@ static int kernel_args_of(const struct linear_args *a, struct linear_kernel_args
     if (qkv) {
         k->cos = a->qkv.cos.ptr, k->sin = a->qkv.sin.ptr;
         k->head_dim = a->qkv.head_dim, k->half = a->qkv.pairs == ROPE_HALF, k->eps = a->qkv.eps;
+        k->route = exchange_route_of(g, &a->qkv.to, a->qkv.q.cols);
     }
     for (int i = 0; i < p.count; i++) {
         if ((qkv || a->epilogue == LINEAR_SWIGLU) && p.piece[i].y.dtype == DT_F32) return 0;
         if (!segment_of(&p.piece[i], a, &k->segment[i])) return 0;
         if (!p.piece[i].y.ldscale) continue;
         if (!k->y_scale) k->y_scale = p.piece[i].y.scale, k->ldy_scale = p.piece[i].y.ldscale;
-        k->segment[i].y_group = (int)((p.piece[i].y.scale - k->y_scale) / k->ldy_scale);
     }
     return 1;
 }
@@ -262,9 +269,11 @@ static struct linear_args band_of(const struct linear_args *a, int from, int n)
     struct linear_args b = *a;
     b.split = 0;
     if (a->split && from >= a->split) b.group[0] = a->group[1];
-    struct tensor *const of_rows[] = {&b.x,     &b.y,       &b.residual, &b.qkv.q,  &b.qkv.k,
-                                      &b.qkv.v, &b.qkv.mlp, &b.qkv.cos,  &b.qkv.sin};
-    for (size_t i = 0; i < sizeof of_rows / sizeof *of_rows; i++) *of_rows[i] = rows_if(*of_rows[i], from, n);
+    struct tensor *const of_rows[] = {&b.x,       &b.y,     &b.residual, &b.qkv.mlp, &b.qkv.cos,
+                                      &b.qkv.sin, &b.qkv.q, &b.qkv.k,    &b.qkv.v};
+    const size_t all = sizeof of_rows / sizeof *of_rows, routed = a->qkv.to.size ? 3 : 0; /* q, k, v */
+    for (size_t i = 0; i < all - routed; i++) *of_rows[i] = rows_if(*of_rows[i], from, n);
+    if (routed) b.qkv.to.place = tensor_cols(a->qkv.to.place, from, n);
     return b;
 }
 
@@ -295,7 +304,7 @@ static size_t rounded_row(const struct linear_args *a)
 static enum klein_status launch_matrix(struct gpu *g, const struct linear_args *a, struct klein_error *err)
 {
     struct linear_kernel_args k;
-    CHECK(kernel_args_of(a, &k));
+    CHECK(kernel_args_of(g, a, &k));
     k.x = a->x.ptr, k.ldx = a->x.ld;
     return gemm_launch(g, DT_BF16, &k, err);
 }
@@ -322,10 +331,10 @@ static size_t quantised_row(const struct linear_args *a)
     return a->x.dtype == DT_F8E4M3 ? 0 : (size_t)a->x.cols + sizeof(float);
 }
 
-static enum klein_status quantised_args(const struct linear_args *a, struct linear_kernel_args *k,
-                                        struct klein_error *err)
+static enum klein_status quantised_args(const struct gpu *g, const struct linear_args *a,
+                                        struct linear_kernel_args *k, struct klein_error *err)
 {
-    if (kernel_args_of(a, k) && a->x.cols % 16 == 0 && vectors_fit(a->x, 16 / (int)dtype_size(a->x.dtype)))
+    if (kernel_args_of(g, a, k) && a->x.cols % 16 == 0 && vectors_fit(a->x, 16 / (int)dtype_size(a->x.dtype)))
         return KLEIN_OK;
     return fail(err, KLEIN_E_UNSUPPORTED,
                 "linear: F8_E4M3 weights: whole, aligned 16 bytes, F32 vectors and heads of %d are needed",
@@ -336,7 +345,7 @@ static enum klein_status launch_quantised(struct gpu *g, const struct linear_arg
                                           struct klein_error *err)
 {
     struct linear_kernel_args k;
-    TRY(quantised_args(a, &k, err));
+    TRY(quantised_args(g, a, &k, err));
     const struct tensor x = tensor_of(scratch, DT_F8E4M3, a->x.rows, a->x.cols),
                         scale = tensor_of(tensor_at(x, x.rows, 0), DT_F32, 1, x.rows);
     TRY(quantise_rows(g, x, scale, a->x, err));
@@ -354,7 +363,7 @@ static enum klein_status launch_e4m3(struct gpu *g, const struct linear_args *a,
                     g->arch);
     if (a->x.dtype == DT_F8E4M3) {
         struct linear_kernel_args k;
-        TRY(quantised_args(a, &k, err));
+        TRY(quantised_args(g, a, &k, err));
         k.x = a->x.ptr, k.ldx = a->x.ld, k.x_scale = a->x.scale, k.ldscale = a->x.ldscale;
         return gemm_launch(g, DT_F8E4M3, &k, err);
     }
@@ -460,7 +469,11 @@ static enum klein_status launch_simple(struct gpu *g, const struct linear_args *
                                              .sin = matrix_of(a->qkv.sin),
                                              .head_dim = a->qkv.head_dim,
                                              .half = a->qkv.pairs == ROPE_HALF,
-                                             .eps = a->qkv.eps};
+                                             .eps = a->qkv.eps,
+                                             .y_col = piece->y_col,
+                                             .route = piece->routed
+                                                          ? exchange_route_of(g, &a->qkv.to, a->qkv.q.cols)
+                                                          : (struct exchange_route){0}};
         const int rope = piece->kind == LINEAR_SEGMENT_NORM_ROPE;
         const int64_t each = rope ? LINEAR_SIMPLE_THREADS / 32 : LINEAR_SIMPLE_THREADS,
                       units = (int64_t)k.rows * (rope ? k.cols / k.head_dim : k.cols);
@@ -492,7 +505,7 @@ enum klein_status linear_launch(struct gpu *g, const struct linear_args *a, void
     if (!forced || strcmp(forced, "linear_simple")) {
         const size_t row = rounded_row(a);
         if (few_rows_take(a)) return for_each_band(g, a, FEW_ROWS, launch_few_rows, NULL, err);
-        if (kernel_args_of(a, &k)) {
+        if (kernel_args_of(g, a, &k)) {
             if (!row && vectors_fit(a->x, 8)) return launch_matrix(g, a, err);
             if (row && row * (size_t)a->x.rows <= scratch_bytes) return launch_rounded(g, a, scratch, err);
             if (row) return for_each_band(g, a, scratch_bytes / row, launch_rounded, scratch, err);

@@ -3,6 +3,7 @@
 #include "../device/device.h"
 #include "../device/elements.h"
 #include "../device/ptx.h"
+#include "../group/route.h"
 
 enum { TILE = LINEAR_SIMPLE_TILE, DEPTH = 16, EACH = 4 /* rows and columns of a thread */ };
 
@@ -71,6 +72,18 @@ DEVICE float at(const matrix &m, int64_t row, int64_t column)
     return load_any(m.ptr, m.type, row * m.ld + column);
 }
 
+/* Where y(row, column) is, on the device that has it. */
+DEVICE char *place_of(const linear_finish_args &args, int64_t row, int column)
+{
+    const int element = args.y.type == ELEMENT_BF16 ? sizeof(bf16) : sizeof(float);
+    char *y = static_cast<char *>(args.y.ptr) + (int64_t)column * element;
+    if (args.route.state) {
+        y = route_column(args.route, args.y.ptr, args.y_col + column, element);
+        row = route_row_of(args.route, (int)row);
+    }
+    return y + row * args.y.ld * element;
+}
+
 KERNEL(linear_simple_finish, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
 {
     grid_wait();
@@ -84,7 +97,7 @@ KERNEL(linear_simple_finish, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
     if (args.kind == LINEAR_SEGMENT_SWIGLU) f = silu(f) * float_from_bits(ld_global_4(z + args.up));
     if (args.kind == LINEAR_SEGMENT_RESIDUAL)
         f = fmaf(args.gate.ptr ? at(args.gate, 0, column) : 1, f, at(args.residual, row, column));
-    store_any(args.y.ptr, args.y.type, row * args.y.ld + column, f);
+    store_any(place_of(args, row, column), args.y.type, 0, f);
 }
 
 KERNEL(linear_simple_rope, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
@@ -101,13 +114,13 @@ KERNEL(linear_simple_rope, linear_finish_args, LINEAR_SIMPLE_THREADS, 4)
         squares = fmaf(f, f, squares);
     }
     const float inverse = 1 / sqrtf(warp_sum(squares) / (float)args.head_dim + args.eps);
+    char *const y = place_of(args, row, head * args.head_dim);
     for (int i = lane_index(); i < pairs; i += 32) {
         const int first = args.half ? i : 2 * i, second = args.half ? i + pairs : 2 * i + 1;
         const float x = float_from_bits(ld_global_4(z + first)) * inverse * at(args.norm, 0, first),
                     v = float_from_bits(ld_global_4(z + second)) * inverse * at(args.norm, 0, second),
                     cosine = at(args.cos, row, i), sine = at(args.sin, row, i);
-        const int64_t y = row * args.y.ld + head * args.head_dim;
-        store_any(args.y.ptr, args.y.type, y + first, x * cosine - v * sine);
-        store_any(args.y.ptr, args.y.type, y + second, fmaf(v, cosine, x * sine));
+        store_any(y, args.y.type, first, x * cosine - v * sine);
+        store_any(y, args.y.type, second, fmaf(v, cosine, x * sine));
     }
 }

@@ -3,7 +3,7 @@
 #include <string.h>
 
 _Static_assert((int)GROUP_MAX == EXCHANGE_DEVICES && (int)EXCHANGE_OPERANDS == EXCHANGE_TENSORS &&
-                   (int)EXCHANGE_PARTS == EXCHANGE_SPANS,
+                   (int)EXCHANGE_PARTS == EXCHANGE_SPANS && GROUP_MAX <= 1 << (31 - EXCHANGE_ROW_BITS),
                "ops.h and args.h say the same");
 
 static struct cuda_device *cuda_of(struct device *dev)
@@ -21,6 +21,7 @@ static enum klein_status join(struct device *const *devices, int n, struct klein
         for (int j = 0; j < n; j++)
             if (i != j) TRY(gpu_enable_peer(cuda->gpu, cuda_of(devices[j])->gpu, err));
         TRY(gpu_alloc(cuda->gpu, sizeof(struct exchange_state), (void **)&cuda->group.state[i], err));
+        cuda->gpu->exchange = cuda->group.state[i];
         if (i == 0) { /* all reach pinned memory, whoever took it */
             TRY(gpu_alloc_pinned(cuda->gpu, sizeof *stop, (void **)&stop, err));
             cuda->group.owns_stop = 1;
@@ -45,7 +46,7 @@ void exchange_leave(struct cuda_device *cuda)
 static enum klein_status begin(struct device *dev, void *const *arenas, struct klein_error *err)
 {
     struct cuda_device *cuda = cuda_of(dev);
-    struct exchange_state s = {.stop = cuda->group.stop};
+    struct exchange_state s = {.stop = cuda->group.stop, .rank = cuda->group.rank};
     for (int i = 0; i < cuda->group.size; i++) {
         s.arena[i] = arenas[i];
         s.state[i] = cuda->group.state[i];
@@ -78,12 +79,19 @@ static enum klein_status rows(struct device *dev, const struct exchange_args *a,
 {
     struct cuda_device *cuda = cuda_of(dev);
     CHECK(a->size == cuda->group.size && a->rank == cuda->group.rank);
-    const int element = (int)dtype_size(a->from[0].dtype);
     struct exchange_kernel_args k = {.state = cuda->group.state[a->rank],
                                      .size = a->size,
                                      .rank = a->rank,
                                      .tensors = a->tensors,
                                      .ready = a->ready};
+    gpu_op(cuda->gpu, "exchange", "");
+    if (!a->tensors)
+        return gpu_launch(
+            cuda->gpu,
+            &(struct launch){
+                .kernel = "exchange_meet", .threads = EXCHANGE_MEET_THREADS, .args = &k, .dependent = 1},
+            err);
+    const int element = (int)dtype_size(a->from[0].dtype);
     for (int t = 0; t < a->tensors; t++) {
         k.tensor[t].from = a->from[t].ptr;
         k.tensor[t].to = a->to[t].ptr;
@@ -100,7 +108,6 @@ static enum klein_status rows(struct device *dev, const struct exchange_args *a,
             k.way[i].span[s].rows = a->way[i].span[s].rows;
         }
     }
-    gpu_op(cuda->gpu, "exchange", "");
     return gpu_launch(cuda->gpu,
                       &(struct launch){.kernel = "exchange_rows",
                                        .grid = {blocks_for(&k), (unsigned)(a->size * a->tensors)},
@@ -110,4 +117,12 @@ static enum klein_status rows(struct device *dev, const struct exchange_args *a,
                       err);
 }
 
-const struct device_exchange cuda_exchange = {.join = join, .begin = begin, .rows = rows, .stop = stop};
+struct exchange_route exchange_route_of(const struct gpu *g, const struct exchange_to *to, int cols)
+{
+    if (!to->size) return (struct exchange_route){0};
+    CHECK(g->exchange || g->dry);
+    return (struct exchange_route){.state = g->exchange, .place = to->place.ptr, .cols = cols};
+}
+
+const struct device_exchange cuda_exchange = {
+    .direct = 1, .join = join, .begin = begin, .rows = rows, .stop = stop};

@@ -5,6 +5,8 @@
 #include "../cuda/cuda.h"
 
 extern const struct device_exchange cuda_exchange;
+/* How kernels of g's group know where rows go; cols: of a device (linear). {0} if they stay. */
+struct exchange_route exchange_route_of(const struct gpu *g, const struct exchange_to *to, int cols);
 void exchange_leave(struct cuda_device *cuda); /* before it is closed; also if it never joined */
 
 #endif

@@ -2,6 +2,7 @@
 
 enum klein_status REF(attention)(struct device *dev, const struct attention_args *a, struct klein_error *err)
 {
+    CHECK(!a->to.size); /* works alone */
     int hd = a->head_dim, nq = a->q.rows, nk = attention_keys(a), group = a->heads / a->kv_heads;
     float *q = load_all(a->q, DT_F32), *k = load_all(a->k, DT_F32), *v = load_all(a->v, DT_F32);
     real *scratch = malloc((size_t)dev->threads * (size_t)(nk + hd) * sizeof *scratch);

@@ -59,6 +59,7 @@ static void store_qkv(const struct linear_args *a, int i, real *acc)
 
 enum klein_status REF(linear)(struct device *dev, const struct linear_args *a, struct klein_error *err)
 {
+    CHECK(!a->qkv.to.size); /* works alone */
     int m = a->x.rows, k = a->x.cols, n = weight_rows(&a->group[0].w);
     /* What a quantised x and its weights stand for is not rounded. */
     enum dtype act = a->x.dtype == DT_F8E4M3 ? DT_F32 : linear_act(a);

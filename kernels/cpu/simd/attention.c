@@ -165,6 +165,7 @@ static struct tensor widened(struct cpu_device *cpu, struct tensor t, char **scr
 enum klein_status ISA(cpu_attention)(struct device *dev, const struct attention_args *args,
                                      struct klein_error *err)
 {
+    CHECK(!args->to.size); /* works alone */
     if (args->o.dtype == DT_F8E4M3) return cpu_refuses_e4m3("attention", err);
     struct job job = {cpu_of(dev), *args, attention_keys(args), NULL, NULL, 0, 0};
     struct attention_args *a = &job.a;
