@@ -199,6 +199,12 @@ int gpu_warps(const struct gpu_spec *g)
 /* Products of few rows pass the weights once and wait for nothing else (linear_rows.cu). */
 enum { FEW_ROWS = 8 };
 
+/* Stores to other cards leave while a kernel computes. */
+static double sent_seconds(const struct gpu_spec *g, const struct op_cost *cost)
+{
+    return cost->sent > 0 ? cost->sent / (link_share * g->link) : 0;
+}
+
 static double product_seconds(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost,
                               enum predict_products products)
 {
@@ -221,7 +227,7 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
     if (cost->stats) seconds += launch; /* adding up what the tiles have found */
     if (cost->norm_bytes > 0) seconds += cost->norm_bytes / memory + launch;
     if (e4m3 && !paired && !promoted) seconds += 3 * x / memory + launch;
-    return seconds + launch;
+    return fmax(seconds, sent_seconds(g, cost)) + launch;
 }
 
 double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost,
@@ -235,7 +241,7 @@ double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost 
         return product_seconds(g, op, cost, PREDICT_BF16);
     case OP_attention: {
         struct attention_problem p = {cost->heads, cost->m, cost->n, cost->k, cost->causal};
-        return fmax(predict_attention(g, &p), bytes) + launch;
+        return fmax(fmax(predict_attention(g, &p), bytes), sent_seconds(g, cost)) + launch;
     }
     case OP_gn_stats: /* sums, then their combination */
         return bytes + 2 * launch;
@@ -243,7 +249,7 @@ double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost 
         return bytes + launch -
                (products ? (cost->m * cost->n - 4 * cost->m) / (memory_share * g->memory) : 0);
     case OP_exchange:
-        return cost->bytes / (link_share * g->link) + exchange_wait + launch;
+        return sent_seconds(g, cost) + exchange_wait + launch;
     default:
         return bytes + launch;
     }
