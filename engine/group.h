@@ -1,8 +1,9 @@
 /* group.h: contexts on several devices of one machine that work on a request together, each in a host thread of its own.
- *   ulysses  each has some of a picture's tokens, and computes attention for some of the heads (dit.h)
+ *   ulysses  each has some of a picture's tokens, computes attention for some of the heads (dit.h), and decodes some of the rows (vae.h)
  *   cfg      one computes the pass with the prompt, the other that without (pipeline.c)
  *   replica  each makes some of the request's pictures
- * All have all weights. The first device encodes and decodes; what the others need (the text and the references) they encode themselves.
+ * All have all weights, and encode the text and the references, which all need. The picture comes from the first device, which decodes it alone
+ * with cfg, and where it has fewer rows of latents than there are devices.
  *
  * A device that fails, or a request that is cancelled, stops the group: nobody waits for the others any more (device.h: exchange->stop), all
  * come to rest, and the first failure is the request's. */

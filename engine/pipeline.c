@@ -34,8 +34,8 @@ static int has_pass(const struct work *w, int i)
     return i <= w->job->guided && (share_size(w->r->passes) == 1 || w->r->passes.rank == i);
 }
 
-/* The device that decodes: with several the first one. */
-static int decodes(const struct run *r)
+/* The device whose results are the request's. */
+static int is_first(const struct run *r)
 {
     return r->tokens.rank == 0 && r->passes.rank == 0;
 }
@@ -224,8 +224,9 @@ static struct tensor decode(struct work *w, int image)
     stage_begin(r, PART(decode));
     struct tensor picture = run_tensor(r, r->act, pixels, 3), rgb = run_tensor(r, DT_U8, pixels, 3);
     if (share_size(r->tokens) > 1) exchange_latents(w);
-    if (decodes(r)) {
+    if (is_first(r) || share_size(vae_bands(r, w->job->height)) > 1)
         vae_decode(r, &w->m->vae, picture, w->x, w->job->height, w->job->width);
+    if (is_first(r)) {
         run_tap(r, picture, "image");
         run_to_u8(r, &(struct to_u8_args){.y = rgb, .x = picture});
     }
@@ -245,9 +246,9 @@ static void make_image(struct work *w, int image, size_t mark)
     struct tensor rgb = decode(w, image);
     arena_release(r->arena, r->end, mark);
     stage_end(r, image == 0 && w->stages && w->stages->whole ? PART(request) : NULL);
-    if (image == 0 && w->job->ctx && decodes(r)) run_download(r, w->job->ctx, w->ctx[0]);
-    if (w->job->latents && decodes(r)) run_download(r, w->job->latents[image], w->x);
-    if (w->job->rgb && decodes(r)) run_download(r, w->job->rgb[image], rgb);
+    if (image == 0 && w->job->ctx && is_first(r)) run_download(r, w->job->ctx, w->ctx[0]);
+    if (w->job->latents && is_first(r)) run_download(r, w->job->latents[image], w->x);
+    if (w->job->rgb && is_first(r)) run_download(r, w->job->rgb[image], rgb);
     event(w->job, KLEIN_STAGE_DECODE, image, 0, 1);
 }
 

@@ -123,7 +123,12 @@ struct walk {
     int h, w;
     size_t before, base[2];
     struct tensor stats,
-        spare; /* [groups, 2]: of x; of what comes next. The convolution that makes an image makes its stats */
+        spare; /* [bands * groups, 2]: of x; of what comes next. The convolution that makes an
+                                   image makes its stats */
+    /* Of several devices each makes a band of the rows of every image, that of whole rows of the latents. Of the others' rows it has those
+     * next to its own, which convolutions read. */
+    struct share bands;
+    int latent_rows, exchanges;
 };
 
 static struct tensor opposite(struct walk *k, int rows, int cols)
@@ -149,10 +154,93 @@ static void walk_to(struct walk *k, struct tensor y, int h, int w)
     k->w = w;
 }
 
-static struct group_norm norm_of(struct tensor stats, const struct vae_norm *n)
+/* --- bands --- */
+
+/* Where device `rank`'s rows begin in an image of h rows. */
+static int first_row(const struct walk *k, int rank, int h)
 {
-    return (struct group_norm){.stats = stats, .gamma = n->gamma, .beta = n->beta};
+    return share_first(k->bands, rank, k->latent_rows) * (h / k->latent_rows);
 }
+
+/* This device's rows of an image as large as x. */
+static struct tensor own(const struct walk *k, struct tensor t)
+{
+    int first = first_row(k, k->bands.rank, k->h), end = first_row(k, k->bands.rank + 1, k->h);
+    return tensor_rows(t, first * k->w, (end - first) * k->w);
+}
+
+static struct tensor own_stats(const struct walk *k, struct tensor stats)
+{
+    int groups = stats.rows / share_size(k->bands);
+    return tensor_rows(stats, k->bands.rank * groups, groups);
+}
+
+static struct group_norm norm_of(const struct walk *k, struct tensor stats, const struct vae_norm *n)
+{
+    struct group_norm norm = {
+        .stats = stats, .gamma = n->gamma, .beta = n->beta, .bands = share_size(k->bands)};
+    for (int i = 0; i < norm.bands; i++)
+        norm.weight[i] = first_row(k, i + 1, k->latent_rows) - first_row(k, i, k->latent_rows);
+    return norm;
+}
+
+/* An exchange in place of contiguous tensors taken as `rows` rows, of which none goes anywhere yet. Others may be busy with something else
+ * before the first one: a reference, a step. */
+static struct exchange_args exchange(struct walk *k, const struct tensor *t, int tensors, int rows)
+{
+    struct exchange_args a = {.size = share_size(k->bands),
+                              .rank = k->bands.rank,
+                              .tensors = tensors,
+                              .ready = k->exchanges++ == 0};
+    for (int i = 0; i < tensors; i++)
+        a.from[i] = a.to[i] = tensor_of(t[i].ptr, t[i].dtype, rows, t[i].rows / rows * t[i].cols);
+    for (int i = 0; i < a.size; i++) a.way[i].cols = a.from[0].cols;
+    return a;
+}
+
+/* Rows from `first` on go to device i, if there is one, and it is another. */
+static void send(struct exchange_args *a, int i, int first, int rows)
+{
+    if (i >= 0 && i < a->size && i != a->rank) a->way[i].span[0] = (struct exchange_span){first, first, rows};
+}
+
+/* The neighbours get the rows next to theirs of y, an image of h rows; all get the statistics, if there are any. */
+static void share_band(struct walk *k, struct tensor y, int h, struct tensor stats)
+{
+    int rank = k->bands.rank, size = share_size(k->bands);
+    if (size == 1) return;
+    struct exchange_args a = exchange(k, &y, 1, h);
+    send(&a, rank - 1, first_row(k, rank, h), 1);
+    send(&a, rank + 1, first_row(k, rank + 1, h) - 1, 1);
+    run_exchange(k->r, &a);
+    if (!stats.ptr) return;
+    a = exchange(k, &stats, 1, size);
+    for (int i = 0; i < size; i++) send(&a, i, rank, 1);
+    run_exchange(k->r, &a);
+}
+
+/* Own rows of images of h rows go to devices 0 .. to - 1. */
+static void share_rows(struct walk *k, const struct tensor *t, int tensors, int h, int to)
+{
+    if (share_size(k->bands) == 1) return;
+    struct exchange_args a = exchange(k, t, tensors, h);
+    int first = first_row(k, a.rank, h), rows = first_row(k, a.rank + 1, h) - first;
+    for (int i = 0; i < to; i++) send(&a, i, first, rows);
+    run_exchange(k->r, &a);
+}
+
+/* The convolution, of which this device makes its rows of y's h and their statistics. */
+static void conv_rows(struct walk *k, struct conv_args a, int h)
+{
+    if (share_size(k->bands) > 1) {
+        a.row0 = first_row(k, k->bands.rank, h);
+        a.rows = first_row(k, k->bands.rank + 1, h) - a.row0;
+    }
+    if (a.stats.ptr) a.stats = own_stats(k, a.stats);
+    run_conv(k->r, &a);
+}
+
+/* --- steps --- */
 
 enum resample { SAME, DOWN, UP };
 
@@ -178,9 +266,10 @@ static void walk_conv(struct walk *k, const struct vae_conv *c, const struct vae
                           .upsample = how == UP,
                           .eps = GROUP_NORM_EPS};
     struct tensor of_y = k->spare;
-    if (n) a.norm = norm_of(k->stats, n);
+    if (n) a.norm = norm_of(k, k->stats, n);
     if (stats) a.stats = of_y;
-    run_conv(k->r, &a);
+    conv_rows(k, a, h);
+    share_band(k, y, h, a.stats);
     k->spare = k->stats;
     k->stats = of_y;
     walk_to(k, y, h, w);
@@ -193,40 +282,48 @@ static void walk_block(struct walk *k, const struct vae_block *b)
     struct tensor x = k->x, y = x;
     if (b->shortcut.w.ptr) {
         y = opposite(k, rows, b->conv2.w.rows);
-        run_conv(k->r, &(struct conv_args){.y = y,
-                                           .x = x,
-                                           .w = b->shortcut.w,
-                                           .bias = b->shortcut.bias,
-                                           .h = k->h,
-                                           .w_px = k->w,
-                                           .ksize = 1,
-                                           .stride = 1});
+        conv_rows(k,
+                  (struct conv_args){.y = y,
+                                     .x = x,
+                                     .w = b->shortcut.w,
+                                     .bias = b->shortcut.bias,
+                                     .h = k->h,
+                                     .w_px = k->w,
+                                     .ksize = 1,
+                                     .stride = 1},
+                  k->h);
     }
     size_t after_y = arena_mark(k->r->arena, !k->r->end);
     struct tensor t = opposite(k, rows, b->conv1.w.rows);
-    run_conv(k->r, &(struct conv_args){.y = t,
-                                       .x = x,
-                                       .w = b->conv1.w,
-                                       .bias = b->conv1.bias,
-                                       .h = k->h,
-                                       .w_px = k->w,
-                                       .ksize = 3,
-                                       .stride = 1,
-                                       .norm = norm_of(k->stats, &b->norm1),
-                                       .stats = k->spare,
-                                       .eps = GROUP_NORM_EPS});
-    run_conv(k->r, &(struct conv_args){.y = y,
-                                       .x = t,
-                                       .w = b->conv2.w,
-                                       .bias = b->conv2.bias,
-                                       .h = k->h,
-                                       .w_px = k->w,
-                                       .ksize = 3,
-                                       .stride = 1,
-                                       .residual = y,
-                                       .norm = norm_of(k->spare, &b->norm2),
-                                       .stats = k->stats,
-                                       .eps = GROUP_NORM_EPS});
+    conv_rows(k,
+              (struct conv_args){.y = t,
+                                 .x = x,
+                                 .w = b->conv1.w,
+                                 .bias = b->conv1.bias,
+                                 .h = k->h,
+                                 .w_px = k->w,
+                                 .ksize = 3,
+                                 .stride = 1,
+                                 .norm = norm_of(k, k->stats, &b->norm1),
+                                 .stats = k->spare,
+                                 .eps = GROUP_NORM_EPS},
+              k->h);
+    share_band(k, t, k->h, k->spare);
+    conv_rows(k,
+              (struct conv_args){.y = y,
+                                 .x = t,
+                                 .w = b->conv2.w,
+                                 .bias = b->conv2.bias,
+                                 .h = k->h,
+                                 .w_px = k->w,
+                                 .ksize = 3,
+                                 .stride = 1,
+                                 .residual = y,
+                                 .norm = norm_of(k, k->spare, &b->norm2),
+                                 .stats = k->stats,
+                                 .eps = GROUP_NORM_EPS},
+              k->h);
+    share_band(k, y, k->h, k->stats);
     arena_release(k->r->arena, !k->r->end, after_y);
     if (b->shortcut.w.ptr) walk_to(k, y, k->h, k->w);
 }
@@ -235,27 +332,32 @@ static void walk_block(struct walk *k, const struct vae_block *b)
 static void walk_attention(struct walk *k, const struct vae_attention *a)
 {
     int rows = k->h * k->w, c = k->x.cols;
-    struct tensor y = opposite(k, rows, c), o = opposite(k, rows, c), qkv[3];
-    run_gn_apply(k->r, &(struct gn_apply_args){.y = y, .x = k->x, .norm = norm_of(k->stats, &a->norm)});
+    struct tensor y = own(k, opposite(k, rows, c)), o = own(k, opposite(k, rows, c)), x = own(k, k->x),
+                  qkv[3];
+    run_gn_apply(k->r, &(struct gn_apply_args){.y = y, .x = x, .norm = norm_of(k, k->stats, &a->norm)});
     for (int i = 0; i < 3; i++) {
         qkv[i] = opposite(k, rows, c);
-        run_linear(k->r, &(struct linear_args){
-                             .y = qkv[i], .x = y, .group[0] = {.w = weight_of(a->w[i]), .bias = a->bias[i]}});
+        run_linear(k->r, &(struct linear_args){.y = own(k, qkv[i]),
+                                               .x = y,
+                                               .group[0] = {.w = weight_of(a->w[i]), .bias = a->bias[i]}});
     }
+    share_rows(k, qkv + 1, 2, k->h, share_size(k->bands));
     run_attention(k->r, &(struct attention_args){.o = o,
-                                                 .q = qkv[0],
+                                                 .q = own(k, qkv[0]),
                                                  .k = qkv[1],
                                                  .v = qkv[2],
                                                  .heads = 1,
                                                  .kv_heads = 1,
                                                  .head_dim = c,
                                                  .scale = 1 / sqrtf((float)c)});
-    run_linear(k->r, &(struct linear_args){.y = k->x,
+    run_linear(k->r, &(struct linear_args){.y = x,
                                            .x = o,
-                                           .residual = k->x,
+                                           .residual = x,
                                            .epilogue = LINEAR_RESIDUAL,
                                            .group[0] = {.w = weight_of(a->w[3]), .bias = a->bias[3]}});
-    run_gn_stats(k->r, &(struct gn_stats_args){.stats = k->stats, .x = k->x, .eps = GROUP_NORM_EPS});
+    run_gn_stats(k->r,
+                 &(struct gn_stats_args){.stats = own_stats(k, k->stats), .x = x, .eps = GROUP_NORM_EPS});
+    share_band(k, k->x, k->h, k->stats);
     release_opposite(k);
 }
 
@@ -274,11 +376,19 @@ static void walk_levels(struct walk *k, const struct vae_half *half, enum resamp
     }
 }
 
-static struct walk walk_begin(struct run *r, const struct vae *v, int h, int w, int channels)
+/* x is of h rows, the latents of latent_rows. */
+static struct walk walk_begin(struct run *r, const struct vae *v, int h, int w, int channels, int latent_rows,
+                              struct share bands)
 {
-    struct walk k = {.r = r, .h = h, .w = w, .before = arena_mark(r->arena, r->end)};
-    k.stats = run_tensor(r, DT_F32, v->cfg->norm_groups, 2);
-    k.spare = run_tensor(r, DT_F32, v->cfg->norm_groups, 2);
+    struct walk k = {.r = r,
+                     .h = h,
+                     .w = w,
+                     .before = arena_mark(r->arena, r->end),
+                     .bands = bands,
+                     .latent_rows = latent_rows};
+    int stats = share_size(bands) * v->cfg->norm_groups;
+    k.stats = run_tensor(r, DT_F32, stats, 2);
+    k.spare = run_tensor(r, DT_F32, stats, 2);
     for (int end = 0; end < 2; end++) k.base[end] = arena_mark(r->arena, end);
     k.x = run_tensor(r, r->act, h * w, channels);
     return k;
@@ -295,7 +405,7 @@ void vae_encode(struct run *r, const struct vae *v, struct tensor tokens, struct
 {
     const struct vae_half *e = &v->encoder;
     int end = r->end;
-    struct walk k = walk_begin(r, v, h, w, 3);
+    struct walk k = walk_begin(r, v, h, w, 3, h / 8, (struct share){0});
     run_from_u8(r, &(struct from_u8_args){.y = k.x, .x = rgb});
     walk_conv(&k, &e->conv_in, NULL, SAME, 1);
     walk_levels(&k, e, DOWN);
@@ -314,11 +424,16 @@ void vae_encode(struct run *r, const struct vae *v, struct tensor tokens, struct
     walk_end(&k, end);
 }
 
+struct share vae_bands(const struct run *r, int h)
+{
+    return h / 8 < share_size(r->tokens) ? (struct share){0} : r->tokens;
+}
+
 void vae_decode(struct run *r, const struct vae *v, struct tensor image, struct tensor tokens, int h, int w)
 {
     const struct vae_half *d = &v->decoder;
     int end = r->end;
-    struct walk k = walk_begin(r, v, h / 8, w / 8, v->cfg->latent_channels);
+    struct walk k = walk_begin(r, v, h / 8, w / 8, v->cfg->latent_channels, h / 8, vae_bands(r, h));
     run_unpatchify(r, &(struct patch_args){.y = k.x,
                                            .x = tokens,
                                            .mean = v->bn_mean,
@@ -330,14 +445,17 @@ void vae_decode(struct run *r, const struct vae *v, struct tensor image, struct 
     walk_conv(&k, &d->conv_in, NULL, SAME, 1);
     walk_mid(&k, d);
     walk_levels(&k, d, UP);
-    run_conv(r, &(struct conv_args){.y = image,
-                                    .x = k.x,
-                                    .w = d->conv_out.w,
-                                    .bias = d->conv_out.bias,
-                                    .h = h,
-                                    .w_px = w,
-                                    .ksize = 3,
-                                    .stride = 1,
-                                    .norm = norm_of(k.stats, &d->norm_out)});
+    conv_rows(&k,
+              (struct conv_args){.y = image,
+                                 .x = k.x,
+                                 .w = d->conv_out.w,
+                                 .bias = d->conv_out.bias,
+                                 .h = h,
+                                 .w_px = w,
+                                 .ksize = 3,
+                                 .stride = 1,
+                                 .norm = norm_of(&k, k.stats, &d->norm_out)},
+              h);
+    share_rows(&k, &image, 1, h, 1);
     walk_end(&k, end);
 }

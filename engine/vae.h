@@ -47,7 +47,12 @@ enum klein_status vae_bind(struct vae *v, struct checkpoint *c, struct klein_err
  * multiples of 16. */
 void vae_encode(struct run *r, const struct vae *v, struct tensor tokens, struct tensor rgb, int h, int w);
 
-/* image [h * w, 3] act (about -1..1, not clamped) = decoded tokens. */
+/* How the devices of a run share the decoding of an image of h rows: each makes a band of rows. {0} if it has fewer rows of latents
+ * (h / 8) than there are devices: the first one decodes it alone. */
+struct share vae_bands(const struct run *r, int h);
+
+/* image [h * w, 3] act (about -1..1, not clamped) = decoded tokens. All devices that vae_bands names call it; the first has the image then,
+ * the others their rows. All have all tokens. */
 void vae_decode(struct run *r, const struct vae *v, struct tensor image, struct tensor tokens, int h, int w);
 
 #endif

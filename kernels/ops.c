@@ -306,10 +306,25 @@ static enum klein_status check_norm(const char *op, struct group_norm norm, int 
                                     struct klein_error *err)
 {
     TRY(operand(op, "norm.stats", norm.stats, F32, ANY, 2, err));
-    if (channels % norm.stats.rows)
-        return fail(err, KLEIN_E_INTERNAL, "%s: %d channels in %d groups", op, channels, norm.stats.rows);
+    RULE(norm.bands >= 0 && norm.bands <= GROUP_MAX && norm.stats.rows % norm_bands(&norm) == 0);
+    for (int i = 0; i < norm.bands && norm.bands > 1; i++) RULE(norm.weight[i] > 0);
+    if (channels % norm_groups(&norm))
+        return fail(err, KLEIN_E_INTERNAL, "%s: %d channels in %d groups", op, channels, norm_groups(&norm));
     TRY(operand(op, "norm.gamma", norm.gamma, WEIGHT, 1, channels, err));
     return operand(op, "norm.beta", norm.beta, WEIGHT, 1, channels, err);
+}
+
+int conv_rows_of_y(const struct conv_args *a)
+{
+    return a->h * (a->upsample ? 2 : 1) / a->stride;
+}
+
+int conv_rows_of_x(const struct conv_args *a, int row0, int rows, int *first)
+{
+    const int padding = a->ksize == 3 && a->stride == 1, up = a->upsample ? 2 : 1,
+              top = row0 * a->stride - padding, last = (top + (rows - 1) * a->stride + a->ksize - 1) / up;
+    *first = top < 0 ? 0 : top / up;
+    return (last < a->h ? last + 1 : a->h) - *first;
 }
 
 enum klein_status ops_check_conv(const struct conv_args *a, struct op_cost *cost, struct klein_error *err)
@@ -318,9 +333,10 @@ enum klein_status ops_check_conv(const struct conv_args *a, struct op_cost *cost
     RULE(a->ksize == 1 || a->ksize == 3);
     RULE(a->stride == 1 || (a->stride == 2 && a->ksize == 3 && !a->upsample));
     RULE(a->h > 0 && a->w_px > 0 && a->h % a->stride == 0 && a->w_px % a->stride == 0);
-    int64_t taps = a->ksize * a->ksize, oh = a->h, ow = a->w_px;
-    if (a->upsample) oh *= 2, ow *= 2;
-    oh /= a->stride, ow /= a->stride;
+    int64_t taps = a->ksize * a->ksize, oh = conv_rows_of_y(a),
+            ow = a->w_px * (a->upsample ? 2 : 1) / a->stride;
+    RULE(a->rows > 0 ? a->row0 >= 0 && a->row0 + a->rows <= oh : a->rows == 0 && a->row0 == 0);
+    RULE(!a->upsample || (a->row0 % 2 == 0 && a->rows % 2 == 0));
     NEED(a->x, ACT, (int64_t)a->h * a->w_px, ANY);
     NEED(a->w, WEIGHT, ANY, a->x.cols * taps);
     NEED(a->y, ACT, oh * ow, a->w.rows);
@@ -335,14 +351,19 @@ enum klein_status ops_check_conv(const struct conv_args *a, struct op_cost *cost
         NEED(a->stats, F32, ANY, 2);
         RULE(a->y.cols % a->stats.rows == 0 && a->stats.ptr != a->norm.stats.ptr);
     }
-    COST(cost, 2.0 * (double)(oh * ow) * a->w.rows * a->w.cols,
-         bytes_of(a->x) + bytes_of(a->w) + bytes_of(a->bias) + bytes_of(a->y) + bytes_of(a->residual),
-         "%dx%d, %d > %d, %dx%d%s%s%s%s", a->w_px, a->h, a->x.cols, a->w.rows, a->ksize, a->ksize,
+    int first, made = a->rows ? a->rows : (int)oh;
+    char band[32] = "";
+    if (a->rows) snprintf(band, sizeof band, ", rows %d-%d", a->row0, a->row0 + a->rows - 1);
+    const double read = bytes_of(a->x) * conv_rows_of_x(a, a->row0, made, &first) / a->h,
+                 pixels = (double)(made * ow), of_y = (double)made / (double)oh;
+    COST(cost, 2 * pixels * a->w.rows * a->w.cols,
+         read + bytes_of(a->w) + bytes_of(a->bias) + (bytes_of(a->y) + bytes_of(a->residual)) * of_y,
+         "%dx%d, %d > %d, %dx%d%s%s%s%s%s", a->w_px, a->h, a->x.cols, a->w.rows, a->ksize, a->ksize,
          a->stride == 2 ? " /2" : "", a->upsample ? " x2" : "", a->norm.stats.ptr ? " norm" : "",
-         a->stats.ptr ? " stats" : "");
+         a->stats.ptr ? " stats" : "", band);
     if (cost) {
-        cost->m = (double)(oh * ow), cost->n = a->w.rows, cost->k = a->w.cols;
-        cost->norm_bytes = a->norm.stats.ptr ? 2 * bytes_of(a->x) : 0;
+        cost->m = pixels, cost->n = a->w.rows, cost->k = a->w.cols;
+        cost->norm_bytes = a->norm.stats.ptr ? 2 * read : 0;
         cost->stats = a->stats.ptr != NULL;
     }
     return KLEIN_OK;
@@ -369,7 +390,7 @@ enum klein_status ops_check_gn_apply(const struct gn_apply_args *a, struct op_co
     SAME_TYPE(a->y, a->x);
     TRY(check_norm(op, a->norm, a->x.cols, err));
     COST(cost, 0, bytes_of(a->x) + bytes_of(a->y), "%dx%d, %d groups%s", a->x.rows, a->x.cols,
-         a->norm.stats.rows, a->silu ? ", silu" : "");
+         norm_groups(&a->norm), a->silu ? ", silu" : "");
     return KLEIN_OK;
 }
 

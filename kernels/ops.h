@@ -145,19 +145,39 @@ struct timestep_args {
  *   zero); stats from gn_stats.
  *   residual present: y = conv + bias + residual; residual [oh * ow, cout] act, may be y.
  *   stats present: becomes what gn_stats makes of y with this eps; it is not norm.stats.
- * Memory beyond the operands is bounded (tiles), whatever the image size. */
+ *   rows > 0: only rows [row0, row0 + rows) of y are made (upsample: both even), and stats are of these.
+ *   Only the rows of x that they need are read, of residual only these.
+ * Memory beyond the operands is bounded (tiles), whatever the image size.
+ *
+ * Statistics of an image whose rows were made in bands (by several devices) are those of the bands, one
+ * after the other; band i has weight[i] of the rows. The norm is by those of the whole:
+ *   mean = sum w mean_i, var + eps = sum w ((var_i + eps) + (mean_i - mean)^2),  w = weight[i] / sum weight */
 struct group_norm {
-    struct tensor stats;       /* [groups, 2] f32: mean, 1 / sqrt(var + eps) */
+    struct tensor stats;       /* [bands * groups, 2] f32: mean, 1 / sqrt(var + eps) */
     struct tensor gamma, beta; /* [1, c] */
+    int bands;                 /* 0: one, the whole image */
+    int weight[GROUP_MAX];     /* of two or more: > 0 */
 };
+static inline int norm_bands(const struct group_norm *n)
+{
+    return n->bands ? n->bands : 1;
+}
+static inline int norm_groups(const struct group_norm *n)
+{
+    return n->stats.rows / norm_bands(n);
+}
 struct conv_args {
     struct tensor y, x, w, bias, residual;
     int h, w_px; /* of x, in pixels */
     int ksize, stride, upsample;
+    int row0, rows; /* of y; 0, 0: all */
     struct group_norm norm;
     struct tensor stats; /* [groups, 2] f32 */
     float eps;
 };
+/* Rows of y in all; rows [*first, *first + return value) of x are what rows [row0, row0 + rows) of y need. */
+int conv_rows_of_y(const struct conv_args *a);
+int conv_rows_of_x(const struct conv_args *a, int row0, int rows, int *first);
 
 /* stats[g] = {mean, 1 / sqrt(var + eps)} of channels [g * c / groups, ...) over all pixels; biased variance,
  * computed without cancellation (f64 or shifted sums).    x [pixels, c] act; stats [groups, 2] f32. */

@@ -165,7 +165,7 @@ static void check_forced(const char *kernel, const char *arch, uint64_t seed, en
     device_close(&d->base);
 }
 
-enum { CASES = 24, ALIGNED = 20, ALIGNED_STRIDE_1 = 18 };
+enum { CASES = 31, ALIGNED = 26, ALIGNED_STRIDE_1 = 23 };
 
 Test(kernels_conv, large_tiles)
 {

@@ -477,7 +477,8 @@ static uint64_t chain(const struct chip *chip, int apart, struct softgpu_counter
     THEN(norm_adaln(g, &(struct adaln_args){.y = h[2], .x = h[1], .shift = {w}, .scale = {w}, .eps = 1e-6f},
                     &err));
     THEN(norm_gn_stats(g, &gs, scratch, &err));
-    THEN(norm_gn_apply(g, &(struct gn_apply_args){h[3], h[2], {stats, scales, scales}, 1}, &err));
+    THEN(norm_gn_apply(
+        g, &(struct gn_apply_args){h[3], h[2], {.stats = stats, .gamma = scales, .beta = scales}, 1}, &err));
     THEN(pointwise_to_u8(g, &(struct to_u8_args){bytes, h[3]}, &err));
     THEN(pointwise_from_u8(g, &(struct from_u8_args){h[4], bytes}, &err));
     THEN(pointwise_copy(g, &(struct copy_args){f[2], h[4]}, &err));

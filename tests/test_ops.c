@@ -423,6 +423,12 @@ Test(ops, check_refuses)
     BREAK(conv, "3x3 norm residual", a->norm.stats.rows = 7, "groups");
     BREAK(conv, "3x3 norm residual", a->norm.beta.ptr = NULL, "beta");
     BREAK(conv, "3x3 norm residual", a->residual.rows--, "residual");
+    BREAK(conv, "3x3", (a->row0 = 8, a->rows = 2), "rows");
+    BREAK(conv, "3x3", a->row0 = 2, "row0");
+    BREAK(conv, "3x3 upsample", (a->row0 = 1, a->rows = 2), "row0 % 2");
+    BREAK(conv, "3x3 norm residual", a->norm.bands = 9, "GROUP_MAX");
+    BREAK(conv, "3x3 norm residual", a->norm.bands = 3, "bands");
+    BREAK(conv, "3x3 norm residual", a->norm.bands = 2, "weight");
     BREAK(gn_stats, "groups of 16", a->stats.rows = 33, "rows");
     BREAK(gn_stats, "groups of 16", a->stats.dtype = DT_BF16, "stats");
     BREAK(gn_apply, "one pixel", a->norm.gamma.cols--, "gamma");

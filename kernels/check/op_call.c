@@ -254,7 +254,9 @@ static void add_quantised_y(struct maker *m, struct tensor *slot, int rows, int 
 
 static void add_norm(struct maker *m, struct group_norm *norm, int channels)
 {
-    add_f32(m, &norm->stats, m->call->c->groups, 2, VARIANCE);
+    norm->bands = m->call->c->bands;
+    for (int i = 0; i < norm->bands; i++) norm->weight[i] = 2 + i;
+    add_f32(m, &norm->stats, norm_bands(norm) * m->call->c->groups, 2, VARIANCE);
     add_vector(m, &norm->gamma, channels, NEAR_ONE);
     add_vector(m, &norm->beta, channels, NORMAL);
 }
@@ -325,6 +327,17 @@ static void make_attention(struct maker *m, const struct op_case *c, struct atte
     add_quantised_y(m, &a->o, c->m, c->heads * c->hd, -1, 1);
 }
 
+/* A band of y: what it does not need of x is not a number, and the rest of y must stay. */
+static void make_band(struct maker *m, struct conv_args *a, int x, int y, int ow)
+{
+    struct operand *of_x = &m->call->operand[x], *of_y = &m->call->operand[y];
+    int first, rows = conv_rows_of_x(a, a->row0, a->rows, &first), pixel = a->x.cols;
+    of_y->first = a->row0 * ow;
+    of_y->rows = a->rows * ow;
+    for (int i = 0; of_x->values && i < a->x.rows * pixel; i++)
+        if (i / pixel < first * a->w_px || i / pixel >= (first + rows) * a->w_px) of_x->values[i] = NAN;
+}
+
 static void make_conv(struct maker *m, const struct op_case *c, struct conv_args *a)
 {
     a->h = c->h;
@@ -332,14 +345,17 @@ static void make_conv(struct maker *m, const struct op_case *c, struct conv_args
     a->ksize = c->ksize;
     a->stride = c->stride ? c->stride : 1;
     a->upsample = (c->options & UPSAMPLE) != 0;
-    int up = a->upsample ? 2 : 1, pixels = c->h * up / a->stride * (c->w * up / a->stride), residual = -1;
-    add_x(m, &a->x, c->h * c->w, c->k);
+    a->row0 = c->row0;
+    a->rows = c->rows;
+    int ow = c->w * (a->upsample ? 2 : 1) / a->stride, pixels = conv_rows_of_y(a) * ow, residual = -1,
+        x = add_x(m, &a->x, c->h * c->w, c->k);
     add_weight(m, &a->w, c->ksize == 1 ? WEIGHT_CONV_1X1 : WEIGHT_CONV_3X3, c->n, c->k * c->ksize * c->ksize,
                WEIGHT);
     if (c->options & WITH_BIAS) add_vector(m, &a->bias, c->n, NORMAL);
     if (c->options & WITH_NORM) add_norm(m, &a->norm, c->k);
     if (c->options & WITH_RESIDUAL) residual = add_act(m, &a->residual, pixels, c->n, NORMAL, 0);
     add_y(m, &a->y, pixels, c->n, residual);
+    if (c->rows) make_band(m, a, x, m->call->operands - 1, ow);
     if (c->options & WITH_STATS) add_f32(m, &a->stats, c->groups, 2, NOTHING);
     a->eps = 1e-6f;
 }
@@ -556,11 +572,12 @@ enum klein_status op_call_clear(struct op_call *call, struct klein_error *err)
     return err->status;
 }
 
-static int shared(const struct op_call *call, int operand)
+/* The output that is in the operand's memory; NULL: none. */
+static const struct operand *shared(const struct op_call *call, int operand)
 {
     for (int i = 0; i < call->operands; i++)
-        if (call->operand[i].same_as == operand) return 1;
-    return 0;
+        if (call->operand[i].same_as == operand) return &call->operand[i];
+    return NULL;
 }
 
 /* Whether the memory is as it was, elements of outputs apart. */
@@ -572,8 +589,9 @@ static enum klein_status check_untouched(struct op_call *call, int i, const char
     char *before = image(o);
     if (!before) return fail(err, KLEIN_E_NO_MEMORY, "no memory to compare an operand");
     size_t start = GUARD, used = (size_t)t.cols * dtype_size(t.dtype), b = 0;
-    if (o->output || shared(call, i))
-        for (int r = 0; r < t.rows; r++)
+    const struct operand *writer = o->output ? o : shared(call, i);
+    if (writer)
+        for (int r = writer->first; r < writer->first + (writer->rows ? writer->rows : t.rows); r++)
             memcpy(before + start + (size_t)r * row_bytes(t), now + start + (size_t)r * row_bytes(t), used);
     if (o->output)
         memcpy(before + start + (size_t)t.rows * row_bytes(t), now + start + (size_t)t.rows * row_bytes(t),
@@ -610,6 +628,7 @@ enum klein_status op_call_read(struct op_call *call, int wanted, struct tensor *
         if (!err->status && holder == o) check_untouched(call, i, host, err);
         t.ptr = host + GUARD;
         if (scale_bytes(t)) t.scale = (float *)(host + GUARD + (size_t)t.rows * row_bytes(t));
+        if (o->rows) t = tensor_rows(t, o->first, o->rows);
         if (!err->status && o->output && outputs++ == wanted) read_values(t, out, err);
         free(host);
     }

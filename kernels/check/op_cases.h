@@ -50,6 +50,8 @@ struct op_case {
     int parts;               /* linear: the weight's row blocks, unequal (0: 1) */
     int h, w, ksize, stride; /* conv, patchify: pixels of x (of the image); stride 0: 1 */
     int groups;              /* norms */
+    int row0, rows;          /* conv: a band of y; what of x it does not need is NaN */
+    int bands;               /* norms: their statistics are of that many, of which the first weighs least */
     int gap;                 /* elements between rows of act operands and weights */
     enum dtype weights;      /* dtype of weights; DT_NONE: BF16 */
     int options;             /* enum op_option */
@@ -71,6 +73,7 @@ struct op_call {
     } args;
     struct operand {
         struct tensor *slot; /* into args */
+        int first, rows;     /* output: of which only these rows are written; 0: all */
         int output, same_as; /* same_as: index of the operand whose memory it shares, or -1 */
         int weight;          /* from a model's files: it may be placed, as this kind */
         enum weight_kind kind;

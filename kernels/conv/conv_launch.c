@@ -62,9 +62,9 @@ static int rows_at_least(const struct conv_args *a) /* of a band; bands are mult
 {
     return enlarged(a) ? 2 : 1;
 }
-static int rows_of_y(const struct conv_args *a)
+static int rows_made(const struct conv_args *a)
 {
-    return (a->h << enlarged(a)) / a->stride;
+    return a->rows ? a->rows : conv_rows_of_y(a);
 }
 static int width_of_y(const struct conv_args *a)
 {
@@ -73,12 +73,9 @@ static int width_of_y(const struct conv_args *a)
 
 static struct band band_of(const struct conv_args *a, int first, int rows)
 {
-    const int top = first * a->stride - padding(a), bottom = top + (rows - 1) * a->stride + a->ksize - 1;
     struct band b = {.first = first, .rows = rows};
-    b.x_first = (top < 0 ? 0 : top) >> enlarged(a);
-    const int last = bottom >> enlarged(a);
-    b.x_rows = (last < a->h ? last + 1 : a->h) - b.x_first;
-    b.top = top - (b.x_first << enlarged(a));
+    b.x_rows = conv_rows_of_x(a, first, rows, &b.x_first);
+    b.top = first * a->stride - padding(a) - (b.x_first << enlarged(a));
     return b;
 }
 
@@ -109,14 +106,15 @@ static size_t chunk_bytes(const struct conv_args *a)
 /* Of scratch that it is good to use. */
 static size_t band_bytes(const struct conv_args *a)
 {
-    const size_t whole = (size_t)a->h * row_bytes(a),
+    const size_t whole = (size_t)rows_read(a, rows_made(a)) * row_bytes(a),
                  one = (size_t)rows_read(a, rows_at_least(a)) * row_bytes(a);
     return whole < BAND_BYTES ? whole : one > BAND_BYTES ? one : BAND_BYTES;
 }
 
 static struct gn_stats_args stats_of_y(const struct conv_args *a)
 {
-    return (struct gn_stats_args){a->stats, a->y, a->eps};
+    const int ow = width_of_y(a);
+    return (struct gn_stats_args){a->stats, tensor_rows(a->y, a->row0 * ow, rows_made(a) * ow), a->eps};
 }
 
 /* For the statistics of y: moments of chunks of pixels, or what gn_stats needs where there are none or too many. */
@@ -124,7 +122,7 @@ static size_t stats_bytes(const struct conv_args *a)
 {
     if (!a->stats.ptr) return 0;
     const struct gn_stats_args stats = stats_of_y(a);
-    const size_t chunks = (size_t)a->y.rows / 32 + 4 * (size_t)(rows_of_y(a) + width_of_y(a)),
+    const size_t chunks = (size_t)stats.x.rows / 32 + 4 * (size_t)(rows_made(a) + width_of_y(a)),
                  bytes = chunks * chunk_bytes(a), most = bytes < MOMENTS_MAX ? bytes : MOMENTS_MAX,
                  least = norm_gn_stats_scratch(&stats);
     return most > least ? most : least;
@@ -145,20 +143,20 @@ size_t conv_scratch(const struct conv_args *a)
 /* Rows of y whose input fits into `bytes`; 0 if there are none. */
 static int rows_that_fit(const struct conv_args *a, size_t bytes)
 {
-    int rows = rows_of_y(a);
+    int rows = rows_made(a);
     while (rows && (size_t)rows_read(a, rows) * row_bytes(a) > bytes) rows -= rows_at_least(a);
     return rows;
 }
 
-/* The band's rows of x, normalised or not, in scratch: rows of whole 16 bytes. */
-static enum klein_status fill_scratch(struct gpu *g, const struct conv_args *a, const struct band *b,
-                                      void *scratch, struct tensor *out, struct klein_error *err)
+/* x, a band's rows of it, becomes these, normalised or not, in scratch: rows of whole 16 bytes. */
+static enum klein_status fill_scratch(struct gpu *g, const struct conv_args *a, void *scratch,
+                                      struct tensor *x, struct klein_error *err)
 {
-    const struct tensor x = tensor_rows(a->x, b->x_first * a->w_px, b->x_rows * a->w_px);
-    *out = tensor_of(scratch, x.dtype, x.rows, x.cols);
-    out->ld = CONV_PADDED(x.cols);
-    if (!a->norm.stats.ptr) return pointwise_copy(g, &(struct copy_args){*out, x}, err);
-    return norm_gn_apply(g, &(struct gn_apply_args){*out, x, a->norm, 1}, err);
+    const struct tensor from = *x;
+    *x = tensor_of(scratch, from.dtype, from.rows, from.cols);
+    x->ld = CONV_PADDED(from.cols);
+    if (!a->norm.stats.ptr) return pointwise_copy(g, &(struct copy_args){*x, from}, err);
+    return norm_gn_apply(g, &(struct gn_apply_args){*x, from, a->norm, 1}, err);
 }
 
 /* ---- launch ------------------------------------------------------------------------------------------------------- */
@@ -310,7 +308,7 @@ enum klein_status conv_launch(struct gpu *g, const struct conv_args *a, void *sc
         .ksize = a->ksize,
         .stride = a->stride,
         .upsample = enlarged(a),
-        .rows = rows_of_y(a),
+        .rows = rows_made(a),
         .ow = width_of_y(a),
         .placed =
             aligned(a->w) && (!a->bias.ptr || (a->bias.dtype == DT_F32 && (uintptr_t)a->bias.ptr % 8 == 0)),
@@ -331,9 +329,9 @@ enum klein_status conv_launch(struct gpu *g, const struct conv_args *a, void *sc
     float *moments = fours && chunks && (size_t)chunks <= room ? (float *)((char *)scratch + input) : NULL,
           *counts = moments ? moments + chunks * (a->y.cols / 4 * 2) : NULL;
     for (int first = 0, i = 0; first < s.rows; first += rows, i++) {
-        const struct band b = band_of(a, first, first + rows < s.rows ? rows : s.rows - first);
-        struct tensor x = a->x;
-        if (through) TRY(fill_scratch(g, a, &b, scratch, &x, err));
+        const struct band b = band_of(a, a->row0 + first, first + rows < s.rows ? rows : s.rows - first);
+        struct tensor x = tensor_rows(a->x, b.x_first * a->w_px, b.x_rows * a->w_px);
+        if (through) TRY(fill_scratch(g, a, scratch, &x, err));
         const int64_t done = i * each;
         TRY(launch_band(g, v, &s, a, &b, x, moments ? moments + done * (a->y.cols / 4 * 2) : NULL,
                         counts ? counts + done : NULL, err));

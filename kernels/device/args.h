@@ -275,6 +275,7 @@ struct rmsnorm_kernel_args {
 /* norm/groupnorm. stats: partial[block / tiles][channel] = mean and sum of squared deviations from it over the block's pixels, counts
  * [block / tiles] = these; combine: stats[group] = mean, 1 / sqrt(var + eps) from these (one block per group), or from those that
  * convolutions make for 4 channels each; apply: y = groupnorm(x), then SiLU if `silu`. */
+enum { GROUPNORM_BANDS = 8 };
 #define GROUPNORM_SHARED(tables, vector) (4u * (tables) * (SPREAD_THREADS * (vector) + 32u))
 struct groupnorm_stats_args {
     struct matrix x;
@@ -294,6 +295,8 @@ struct groupnorm_apply_args {
     struct matrix y, x, stats, gamma, beta;
     struct spread spread;
     int cols, group_size, silu;
+    int bands; /* of the image, each with its statistics; ops.h: group_norm */
+    float share[GROUPNORM_BANDS];
 };
 
 /* conv/, op conv (ops.h), NHWC: y[pixel, :] = sum over taps and channels of x(pixel at tap) w + bias + residual. A launch makes all rows of

@@ -172,6 +172,26 @@ DEVICE float silu(float z)
     return z * rcp_approx(1 + expf(-z));
 }
 
+struct statistics {
+    float mean, scale; /* scale: 1 / sqrt(var + eps) */
+};
+
+/* Of a group of the whole image. */
+DEVICE statistics statistics_of(const groupnorm_apply_args &args, int group)
+{
+    const int64_t next = (int64_t)(args.cols / args.group_size) * args.stats.ld; /* the next band's */
+    const int64_t first = group * args.stats.ld;
+    const auto stat = [&](int64_t at) { return load_any(args.stats.ptr, ELEMENT_F32, at); };
+    if (args.bands == 1) return {stat(first), stat(first + 1)};
+    float mean = 0, squares = 0;
+    for (int i = 0; i < args.bands; i++) mean = fmaf(args.share[i], stat(first + i * next), mean);
+    for (int i = 0; i < args.bands; i++) {
+        const float d = stat(first + i * next) - mean, s = stat(first + i * next + 1);
+        squares = fmaf(args.share[i], fmaf(d, d, 1 / (s * s)), squares);
+    }
+    return {mean, 1 / sqrtf(squares)};
+}
+
 template <class T, int n>
 DEVICE void groupnorm_apply(const groupnorm_apply_args &args)
 {
@@ -182,10 +202,9 @@ DEVICE void groupnorm_apply(const groupnorm_apply_args &args)
     grid_wait();
     grid_launch_dependents();
     for (int c = thread_index(); c < across * n && first + c < args.cols; c += SPREAD_THREADS) {
-        const int64_t group = (first + c) / args.group_size * args.stats.ld;
-        s.mean[c % n][c / n] = load_any(args.stats.ptr, ELEMENT_F32, group);
-        s.scale[c % n][c / n] = load_any(args.stats.ptr, ELEMENT_F32, group + 1) *
-                                load_any(args.gamma.ptr, args.gamma.type, first + c);
+        const statistics of = statistics_of(args, (first + c) / args.group_size);
+        s.mean[c % n][c / n] = of.mean;
+        s.scale[c % n][c / n] = of.scale * load_any(args.gamma.ptr, args.gamma.type, first + c);
         s.beta[c % n][c / n] = load_any(args.beta.ptr, args.beta.type, first + c);
     }
     sync_threads();

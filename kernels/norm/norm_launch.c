@@ -3,6 +3,8 @@
 
 enum { E4M3_ARCH = 89 };
 
+_Static_assert((int)GROUP_MAX == GROUPNORM_BANDS, "ops.h and args.h say the same");
+
 /* Kernels for rows of up to `width`, ascending. */
 struct row_kernel {
     int width;
@@ -169,8 +171,12 @@ enum klein_status norm_gn_apply(struct gpu *g, const struct gn_apply_args *a, st
                                      .beta = matrix_of(a->norm.beta),
                                      .spread = spread_of(a->x.rows, a->x.cols, n, 16),
                                      .cols = a->x.cols,
-                                     .group_size = a->x.cols / a->norm.stats.rows,
-                                     .silu = a->silu};
+                                     .group_size = a->x.cols / norm_groups(&a->norm),
+                                     .silu = a->silu,
+                                     .bands = norm_bands(&a->norm)};
+    int all = 0;
+    for (int i = 0; i < k.bands; i++) all += a->norm.weight[i];
+    for (int i = 0; i < k.bands && all; i++) k.share[i] = (float)a->norm.weight[i] / (float)all;
     return launch_spread(g,
                          by_vector(n, "groupnorm_apply_bf16", "groupnorm_apply_f32", "groupnorm_apply_any"),
                          &k.spread, GROUPNORM_SHARED(3, (unsigned)n), &k, err);

@@ -1,11 +1,31 @@
 #include "ref.h"
 
+/* Mean and 1 / sqrt(var + eps) of group g of the whole image. */
+static void statistics(const struct group_norm *n, int g, real *mean, real *scale)
+{
+    int bands = norm_bands(n), groups = norm_groups(n);
+    real weight = 0, sum = 0, squares = 0;
+    *mean = (real)tensor_get(n->stats, g, 0);
+    *scale = (real)tensor_get(n->stats, g, 1);
+    if (bands == 1) return;
+    for (int i = 0; i < bands; i++) {
+        weight += (real)n->weight[i];
+        sum += (real)n->weight[i] * (real)tensor_get(n->stats, i * groups + g, 0);
+    }
+    *mean = sum / weight;
+    for (int i = 0; i < bands; i++) {
+        real d = (real)tensor_get(n->stats, i * groups + g, 0) - *mean,
+             s = (real)tensor_get(n->stats, i * groups + g, 1);
+        squares += (real)n->weight[i] * (1 / (s * s) + d * d);
+    }
+    *scale = 1 / (real)sqrt(squares / weight);
+}
+
 static real normed(const struct group_norm *n, int channels, int c, real x)
 {
-    int g = c / (channels / n->stats.rows);
-    return (x - (real)tensor_get(n->stats, g, 0)) * (real)tensor_get(n->stats, g, 1) *
-               (real)tensor_get(n->gamma, 0, c) +
-           (real)tensor_get(n->beta, 0, c);
+    real mean, scale;
+    statistics(n, c / (channels / norm_groups(n)), &mean, &scale);
+    return (x - mean) * scale * (real)tensor_get(n->gamma, 0, c) + (real)tensor_get(n->beta, 0, c);
 }
 
 /* Pixel (row, col) of the (enlarged) input with its surrounding, in the weights' order [cin][ksize][ksize].
@@ -26,7 +46,8 @@ static void gather(const struct conv_args *a, const float *x, int row, int col, 
 enum klein_status REF(conv)(struct device *dev, const struct conv_args *a, struct klein_error *err)
 {
     enum dtype act = a->x.dtype;
-    int k = a->w.cols, up = a->upsample ? 2 : 1, oh = a->h * up / a->stride, ow = a->w_px * up / a->stride;
+    int k = a->w.cols, ow = a->w_px * (a->upsample ? 2 : 1) / a->stride,
+        rows = a->rows ? a->rows : conv_rows_of_y(a);
     float *x = load_all(a->x, act), *w = load_all(a->w, act),
           *patches = malloc((size_t)dev->threads * (size_t)k * sizeof *patches);
     if (!x || !w || !patches) {
@@ -45,7 +66,7 @@ enum klein_status REF(conv)(struct device *dev, const struct conv_args *a, struc
                 }
         }
 #pragma omp for
-        for (int i = 0; i < oh * ow; i++) {
+        for (int i = a->row0 * ow; i < (a->row0 + rows) * ow; i++) {
             gather(a, x, i / ow, i % ow, patch);
             for (int j = 0; j < a->y.cols; j++) {
                 real z = dot(patch, w + (size_t)j * (size_t)k, k);
@@ -57,7 +78,8 @@ enum klein_status REF(conv)(struct device *dev, const struct conv_args *a, struc
     }
     free(x), free(w), free(patches);
     if (!a->stats.ptr) return KLEIN_OK;
-    return REF(gn_stats)(dev, &(struct gn_stats_args){a->stats, a->y, a->eps}, err);
+    struct tensor made = tensor_rows(a->y, a->row0 * ow, rows * ow);
+    return REF(gn_stats)(dev, &(struct gn_stats_args){a->stats, made, a->eps}, err);
 }
 
 enum klein_status REF(gn_stats)(struct device *dev, const struct gn_stats_args *a, struct klein_error *err)

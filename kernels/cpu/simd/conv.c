@@ -12,7 +12,7 @@ enum { TILE_H = 8, TILE_W = 32 };
 struct job {
     const struct conv_args *a;
     struct dnn_conv shape; /* of one tile, input with border */
-    int oh, ow, tile_h, tile_w, across, tiles;
+    int rows, ow, tile_h, tile_w, across, tiles;
     struct norm_channels norm; /* of the input; empty without */
     const void *weights;       /* packed, BF16 for oneDNN or F32 for product.h */
 };
@@ -21,12 +21,12 @@ static void make_job(struct job *j, const struct cpu_device *cpu, const struct c
 {
     *j = (struct job){.a = a};
     int up = a->upsample ? 2 : 1;
-    j->oh = a->h * up / a->stride;
+    j->rows = a->rows ? a->rows : conv_rows_of_y(a);
     j->ow = a->w_px * up / a->stride;
-    j->tile_h = ceil_div(j->oh, ceil_div(j->oh, TILE_H));
+    j->tile_h = ceil_div(j->rows, ceil_div(j->rows, TILE_H));
     j->tile_w = ceil_div(j->ow, ceil_div(j->ow, TILE_W));
     j->across = ceil_div(j->ow, j->tile_w);
-    j->tiles = j->across * ceil_div(j->oh, j->tile_h);
+    j->tiles = j->across * ceil_div(j->rows, j->tile_h);
     j->shape = (struct dnn_conv){.h = (j->tile_h - 1) * a->stride + a->ksize,
                                  .w = (j->tile_w - 1) * a->stride + a->ksize,
                                  .cin = a->x.cols,
@@ -71,7 +71,7 @@ static void scatter(const struct job *j, const float *from, int row, int col)
 {
     const struct conv_args *a = j->a;
     int n = a->y.cols;
-    for (int y = 0; y < j->tile_h && row + y < j->oh; y++)
+    for (int y = 0; y < j->tile_h && row + y < a->row0 + j->rows; y++)
         for (int x = 0; x < j->tile_w && col + x < j->ow; x++) {
             int pixel = (row + y) * j->ow + col + x;
             const float *z = from + ((size_t)y * (size_t)j->tile_w + (size_t)x) * (size_t)n;
@@ -179,7 +179,7 @@ enum klein_status ISA(cpu_conv)(struct device *dev, const struct conv_args *a, s
         float *y = (float *)(x + input);
 #pragma omp for schedule(dynamic, 1)
         for (int t = 0; t < j.tiles; t++) {
-            int row = t / j.across * j.tile_h, col = t % j.across * j.tile_w;
+            int row = a->row0 + t / j.across * j.tile_h, col = t % j.across * j.tile_w;
             enum klein_status s = KLEIN_OK;
             gather(&j, x, row, col);
             if (f32)
@@ -196,5 +196,6 @@ enum klein_status ISA(cpu_conv)(struct device *dev, const struct conv_args *a, s
     }
     if (status != KLEIN_OK) return fail(err, status, "conv: oneDNN failed on a tile");
     if (!a->stats.ptr) return KLEIN_OK;
-    return ISA(cpu_gn_stats)(dev, &(struct gn_stats_args){a->stats, a->y, a->eps}, err);
+    struct tensor made = tensor_rows(a->y, a->row0 * j.ow, j.rows * j.ow);
+    return ISA(cpu_gn_stats)(dev, &(struct gn_stats_args){a->stats, made, a->eps}, err);
 }

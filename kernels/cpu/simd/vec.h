@@ -177,12 +177,32 @@ struct norm_channels {
     const float *mean, *scale, *shift;
 };
 
+/* Mean and 1 / sqrt(var + eps) of group g of the whole image. */
+static inline void norm_statistics(const struct group_norm *norm, int g, float *mean, float *scale)
+{
+    double weight = 0, sum = 0, squares = 0;
+    *mean = tensor_get(norm->stats, g, 0);
+    *scale = tensor_get(norm->stats, g, 1);
+    if (norm_bands(norm) == 1) return;
+    for (int i = 0, at = g; i < norm->bands; i++, at += norm_groups(norm)) {
+        weight += norm->weight[i];
+        sum += norm->weight[i] * (double)tensor_get(norm->stats, at, 0);
+    }
+    for (int i = 0, at = g; i < norm->bands; i++, at += norm_groups(norm)) {
+        double d = tensor_get(norm->stats, at, 0) - sum / weight, s = tensor_get(norm->stats, at, 1);
+        squares += norm->weight[i] * (1 / (s * s) + d * d);
+    }
+    *mean = (float)(sum / weight);
+    *scale = (float)(1 / sqrt(squares / weight));
+}
+
 static inline struct norm_channels norm_channels(const struct group_norm *norm, int channels, float *to)
 {
-    int size = channels / norm->stats.rows;
+    int size = channels / norm_groups(norm);
     for (int c = 0; c < channels; c++) {
-        to[c] = tensor_get(norm->stats, c / size, 0);
-        to[channels + c] = tensor_get(norm->stats, c / size, 1) * tensor_get(norm->gamma, 0, c);
+        float scale;
+        norm_statistics(norm, c / size, &to[c], &scale);
+        to[channels + c] = scale * tensor_get(norm->gamma, 0, c);
         to[2 * channels + c] = tensor_get(norm->beta, 0, c);
     }
     return (struct norm_channels){to, to + channels, to + 2 * channels};
