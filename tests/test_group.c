@@ -491,6 +491,28 @@ Test(group, bands_are_one_picture, .timeout = 400, .disabled = SANITIZED)
     check_bands("sm_80:4", 4, 32, 48);  /* 1 + 2 + 1 + 2 */
 }
 
+/* The demo model's picture, whose weights are trained: the same latents, and within a level. */
+Test(group, bands_of_a_trained_model, .timeout = 400, .disabled = SANITIZED)
+{
+    struct klein_result result[2];
+    struct klein_request q = small(1);
+    q.width = q.height = 64;
+    q.steps = 2;
+    machine("sm_90a:2", 1, SOFTGPU_LATE);
+    for (int i = 0; i < 2; i++) {
+        struct klein *k;
+        struct klein_open_options o = nano(1 + i, KLEIN_PARALLEL_ULYSSES);
+        OK(klein_open(&o, &k, &err));
+        OK(klein_generate(k, &q, &result[i], &err));
+        klein_close(k);
+    }
+    cr_assert(result[0].latent_hashes[0] == result[1].latent_hashes[0]);
+    const uint8_t *one = result[0].images[0].rgb, *bands = result[1].images[0].rgb;
+    for (int i = 0; i < q.width * q.height * 3; i++)
+        cr_assert(abs(one[i] - bands[i]) <= 1, "value %d: %d and %d", i, one[i], bands[i]);
+    klein_result_free(&result[0]), klein_result_free(&result[1]);
+}
+
 Test(group, too_few_rows_for_bands, .timeout = 400, .disabled = SANITIZED)
 {
     struct members g = {.n = 1, .heads = 4};
