@@ -72,12 +72,17 @@ static struct klein_request small(uint64_t seed)
 
 static uint64_t hash_of(const struct klein_result *r)
 {
+    const size_t pixels = (size_t)r->width * (size_t)r->height;
     uint64_t hash = 0;
     for (int i = 0; i < r->n_images; i++) {
         hash = hash * 31 + r->latent_hashes[i];
-        hash = hash * 31 + fnv1a(r->images[i].rgb, (size_t)r->width * (size_t)r->height * 3);
+        hash = hash * 31 + fnv1a(r->images[i].rgb, pixels * 3);
         hash = hash * 31 + r->seeds[i];
+        if (r->latents) hash = hash * 31 + fnv1a(r->latents[i], pixels / 256 * 128 * sizeof(float));
     }
+    if (r->prompt_embeds)
+        hash = hash * 31 +
+               fnv1a(r->prompt_embeds, (size_t)r->embed_rows * (size_t)r->embed_cols * sizeof(float));
     return hash;
 }
 
@@ -85,6 +90,7 @@ static uint64_t picture(struct klein *k, const struct klein_request *q)
 {
     struct klein_result result;
     OK(klein_generate(k, q, &result, &err));
+    cr_assert(!q->return_latents == !result.latents && !q->return_embeds == !result.prompt_embeds);
     uint64_t hash = hash_of(&result);
     klein_result_free(&result);
     return hash;
@@ -174,6 +180,7 @@ Test(group, ulysses_with_references, .timeout = 400, .disabled = SANITIZED)
     q.references = references;
     q.n_references = 2;
     q.images = 2;
+    q.return_latents = q.return_embeds = 1;
     machine("sm_90a:2", 0, SOFTGPU_LATE);
     struct klein *one = open_group((struct members){.n = 1, .heads = 2}),
                  *two = open_group((struct members){.n = 2, .heads = 2});
@@ -182,7 +189,8 @@ Test(group, ulysses_with_references, .timeout = 400, .disabled = SANITIZED)
     free(rgb);
 }
 
-/* Pictures over replicas, also where there are fewer pictures than devices: in order, with the seeds of one device. */
+/* Pictures over replicas, also where there are fewer pictures than devices: in order, with the seeds of one device, and with their latents
+ * and the prompt's embeddings. */
 static void next_one(void *user, int image, const struct klein_result *so_far)
 {
     int *next = user;
@@ -201,6 +209,7 @@ Test(group, replicas, .timeout = 400, .disabled = SANITIZED)
         int next = 0;
         q.images = images;
         q.steps = 1;
+        q.return_latents = q.return_embeds = images > 1;
         uint64_t want = picture(one, &q);
         q.finished = next_one;
         q.finished_user = &next;
@@ -331,7 +340,7 @@ Test(group, refusals)
     struct klein_result result;
     setenv("KLEIN_SOFT", "sm_90a:3", 1);
     refused(3, KLEIN_PARALLEL_ULYSSES, KLEIN_E_USAGE,
-            "2 attention heads, which 3 devices cannot share evenly: ulysses takes 1 2");
+            "2 attention heads, which 3 devices cannot share evenly: ulysses takes 1 or 2");
     refused(3, KLEIN_PARALLEL_CFG, KLEIN_E_USAGE, "cfg takes 2 devices");
     refused(2, KLEIN_PARALLEL_CFG, KLEIN_E_USAGE, "a base model");
     refused(4, KLEIN_PARALLEL_REPLICA, KLEIN_E_NO_DEVICE, "3");
