@@ -367,6 +367,18 @@ Test(group, refusals)
     klein_close(k);
 }
 
+Test(group, no_peer_access)
+{
+    struct klein *k;
+    setenv("KLEIN_SOFT", "sm_90a:2", 1);
+    setenv("KLEIN_SOFT_PEERS", "0", 1);
+    refused(2, KLEIN_PARALLEL_ULYSSES, KLEIN_E_UNSUPPORTED,
+            "cannot access the memory of device 1 directly, so NCCL is needed: libnccl.so.2 was not found");
+    struct klein_open_options o = nano(2, KLEIN_PARALLEL_REPLICA);
+    OK(klein_open(&o, &k, &err)); /* which it offers */
+    klein_close(k);
+}
+
 /* ---- devices that do not reach each other's memory: by NCCL, of which there is a stand-in (driver/nccl_standin.c) ------------ */
 
 #define STANDIN KLEIN_BINARY_DIR "/tests/libnccl_standin.so"
