@@ -3,11 +3,13 @@
  * those that are taken; older: of one that wrote it otherwise; init: communicators cannot be made; send: the 5th send of each fails. */
 #include "nccl_standin.h"
 #include "../../kernels/group/nccl_library.h"
+#include "../../kernels/soft/softgpu.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define X(name, symbol, parameters) CUresult symbol parameters;
 KLEIN_DRIVER_ENTRIES(X)
@@ -111,9 +113,11 @@ ncclResult_t ncclCommInitAll(ncclComm_t *out, int n, const int *ordinals)
     return 0;
 }
 
+/* NCCL returns once all graphs with calls of c are freed; here all of the device's. */
 ncclResult_t ncclCommAbort(ncclComm_t c)
 {
     __atomic_store_n(c->world->stop, 1, __ATOMIC_SEQ_CST);
+    while (softgpu_graphs(c->device)) usleep(1000);
     if (!__atomic_sub_fetch(&c->world->alive, 1, __ATOMIC_SEQ_CST)) retired = c->world;
     return 0;
 }
