@@ -382,7 +382,7 @@ static enum klein_status run_job(struct generation *g, struct cached_plan *plan,
             "text encoder and transformer do not fit into %s's memory together: each request loads them anew",
             dev->name);
     TRY(cache_take_memory(&g->k->plans, dev, plan, err));
-    if (g->k->group) TRY(group_begin(g->k, plan->memory, err));
+    if (g->k->group) TRY(group_begin(g->k, plan, g->turns, err));
     arena_over(&arena, plan->memory, plan->bytes);
     *r = (struct run){.dev = dev,
                       .arena = &arena,

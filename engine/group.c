@@ -75,8 +75,30 @@ enum klein_status group_open(struct klein *const *members, int n, enum klein_par
     return KLEIN_OK;
 }
 
+/* Its devices work on one picture, each waiting for the others. */
+static int exchanges(const struct group *g)
+{
+    return g->parallel != KLEIN_PARALLEL_REPLICA && g->size > 1;
+}
+
+/* They have to replay the same graphs (device.h). */
+static int alike(const struct group *g)
+{
+    return exchanges(g) && g->member[0]->device->exchange->alike;
+}
+
+static void forget_graphs(struct group *g)
+{
+    struct klein_error none = {0};
+    for (int i = 0; i < g->size; i++) {
+        device_bind(g->member[i]->device, &none);
+        cache_forget_graphs(&g->member[i]->plans, g->member[i]->device);
+    }
+}
+
 void group_close(struct group *g)
 {
+    if (alike(g)) forget_graphs(g); /* of all, before any is closed */
     for (int i = 0; i < g->size; i++) g->member[i]->group = NULL;
     close_members(g->member, g->size);
     pthread_cond_destroy(&g->changed);
@@ -101,7 +123,7 @@ void group_stop(struct klein *k, const struct klein_error *why)
         g->err = *why;
     }
     __atomic_store_n(&g->stopped, 1, __ATOMIC_RELEASE);
-    if (g->parallel != KLEIN_PARALLEL_REPLICA && g->size > 1) k->device->exchange->stop(k->device);
+    if (exchanges(g)) k->device->exchange->stop(k->device);
     pthread_cond_broadcast(&g->changed);
     pthread_mutex_unlock(&g->lock);
 }
@@ -122,13 +144,17 @@ static enum klein_status meet(struct group *g, struct klein_error *err)
     return met ? KLEIN_OK : fail(err, KLEIN_E_CANCELLED, "another device of the group failed");
 }
 
-enum klein_status group_begin(struct klein *k, void *arena, struct klein_error *err)
+enum klein_status group_begin(struct klein *k, struct cached_plan *plan, int turns, struct klein_error *err)
 {
     struct group *g = k->group;
-    if (g->parallel == KLEIN_PARALLEL_REPLICA || g->size == 1) return KLEIN_OK;
-    g->arena[k->rank] = arena;
+    if (!exchanges(g)) return KLEIN_OK;
+    g->arena[k->rank] = plan->memory;
+    g->captured[k->rank] = turns ? -1 : stages_captured(&plan->stages);
     TRY(meet(g, err));
     TRY(k->device->exchange->begin(k->device, g->arena, err));
+    int same = !turns;
+    for (int i = 0; i < g->size; i++) same = same && g->captured[i] == g->captured[k->rank];
+    if (alike(g) && !same) stages_free(k->device, &plan->stages);
     return meet(g, err);
 }
 
@@ -179,7 +205,8 @@ static int on_progress(void *user, const struct klein_progress *p)
     return all->request->progress(all->request->progress_user, &q);
 }
 
-static void make_parts(struct group *g, struct part *parts, const struct klein_request *request, int images)
+static void make_parts(struct group *g, struct part *parts, const struct klein_request *request, int images,
+                       int observed)
 {
     for (int i = 0; i < g->size; i++) {
         struct part *p = &parts[i];
@@ -190,6 +217,8 @@ static void make_parts(struct group *g, struct part *parts, const struct klein_r
             p->request.finished = NULL;
         }
         if (g->parallel == KLEIN_PARALLEL_REPLICA) some_pictures(p, images);
+        /* Who looks at the first device's ops makes it run them as they come. */
+        if (alike(g) && (observed || request->tap)) p->request.graph = KLEIN_GRAPH_OFF;
     }
 }
 
@@ -252,6 +281,7 @@ static void run_parts(struct group *g, struct part *parts)
     if (!parts[0].none) run_part(&parts[0]);
     for (int i = 1; i < g->size; i++)
         if (parts[i].started) pthread_join(parts[i].thread, NULL);
+    if (g->stopped && alike(g)) forget_graphs(g);
     /* Only now nobody writes to another's memory any more. */
     struct klein_error none = {0};
     for (int i = g->size - 1; i >= 0; i--) {
@@ -284,7 +314,7 @@ enum klein_status group_generate(struct group *g, const struct klein_request *re
     *result = (struct klein_result){0};
     *err = (struct klein_error){0};
     TRY(check_request(g, request, err));
-    make_parts(g, parts, request, images);
+    make_parts(g, parts, request, images, observer != NULL);
     parts[0].observer = observer;
     parts[0].observer_user = observer_user;
     if (request->progress) {

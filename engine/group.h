@@ -27,10 +27,11 @@ struct group {
     int failed; /* rank of the first that failed; -1: none */
     struct klein_error err;
     void *arena[GROUP_MAX];
+    int captured[GROUP_MAX]; /* what each has of the request's stages as graphs: stages_captured */
 };
 
 /* Makes a group of n open contexts of the same model on devices of one kind. Takes ownership of all, also on failure. *out is member 0;
- * klein_close closes all. KLEIN_E_UNSUPPORTED: no peer access; KLEIN_E_USAGE: a number of devices that cannot share the model. */
+ * klein_close closes all. KLEIN_E_UNSUPPORTED: neither peer access nor NCCL; KLEIN_E_USAGE: a number of devices that cannot share the model. */
 enum klein_status group_open(struct klein *const *members, int n, enum klein_parallel parallel,
                              struct klein **out, struct klein_error *err);
 void group_close(struct group *g);
@@ -38,11 +39,12 @@ void group_close(struct group *g);
 enum klein_status group_generate(struct group *g, const struct klein_request *request, op_observer *observer,
                                  void *observer_user, struct klein_result *result, struct klein_error *err);
 
-/* For a member's own part of a request (generate.c), in its thread. Begin: all meet with their arenas. */
+/* For a member's own part of a request (generate.c), in its thread. Begin: all meet with their arenas, and with graphs of the same stages where
+ * that has to be (device_exchange.alike); `turns`: the member will lose its graphs amid the request. */
 enum klein_status context_generate_alone(struct klein *k, const struct klein_request *request,
                                          op_observer *observer, void *observer_user,
                                          struct klein_result *result, struct klein_error *err);
-enum klein_status group_begin(struct klein *k, void *arena, struct klein_error *err);
+enum klein_status group_begin(struct klein *k, struct cached_plan *plan, int turns, struct klein_error *err);
 void group_stop(struct klein *k, const struct klein_error *why);
 int group_stopped(struct group *g);
 

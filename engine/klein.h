@@ -161,7 +161,8 @@ struct klein_result {
     int embed_rows, embed_cols;
 };
 
-/* *result is zeroed first and owns what it points to: klein_result_free it, also after a failure. */
+/* *result is zeroed first and owns what it points to: klein_result_free it, also after a failure. A GPU that fails amid a request
+ * (KLEIN_E_INTERNAL, naming it) stays lost to the context, whose later requests fail too: close it. */
 enum klein_status klein_generate(struct klein *k, const struct klein_request *request,
                                  struct klein_result *result, struct klein_error *err);
 void klein_result_free(struct klein_result *result);

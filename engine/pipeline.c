@@ -279,6 +279,14 @@ void pipeline_run(struct run *r, const struct model *m, const struct job *job, s
     }
 }
 
+int stages_captured(const struct stages *s)
+{
+    const struct stage *all[] = {&s->text, &s->references, &s->prepare, &s->step, &s->decode, &s->request};
+    int n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) n = n * 3 + (all[i]->graph ? 2 : all[i]->ran != 0);
+    return n;
+}
+
 void stages_free(struct device *dev, struct stages *s)
 {
     struct stage *all[] = {&s->text, &s->references, &s->prepare, &s->step, &s->decode, &s->request};

@@ -48,6 +48,8 @@ struct stages {
 /* Runs the job; look at r->err afterwards. Uses r->arena from empty. stages NULL: nothing is kept. */
 void pipeline_run(struct run *r, const struct model *m, const struct job *job, struct stages *stages);
 void stages_free(struct device *dev, struct stages *s);
+/* Which stages have run, and which of these are graphs, as a number: equal for those whose next run is of the same kinds. */
+int stages_captured(const struct stages *s);
 
 /* Tokens of the picture and channels per token. */
 int job_tokens(const struct job *job);

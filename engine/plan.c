@@ -85,19 +85,33 @@ static enum klein_status plan_model(const struct model_config *config, enum dtyp
     return status;
 }
 
+/* "1, 2, 3, 4, 6 or 8": how many devices can share so many heads. */
+static struct divisors_text {
+    char text[64];
+} divisors_text(int heads)
+{
+    struct divisors_text s = {""};
+    int last = GROUP_MAX, used = 0;
+    while (heads % last) last--;
+    for (int i = 1; i <= last; i++)
+        if (heads % i == 0)
+            used += snprintf(s.text + used, sizeof s.text - (size_t)used, "%s%d",
+                             i == 1      ? ""
+                             : i == last ? " or "
+                                         : ", ",
+                             i);
+    return s;
+}
+
 enum klein_status share_check(const struct model_config *config, const struct settled *s, struct share tokens,
                               struct share passes, struct klein_error *err)
 {
     int heads = config->dit.heads, n = share_size(tokens),
         target = s->width / VAE_SCALE * (s->height / VAE_SCALE);
-    char legal[64] = "";
-    for (int i = 1; i <= GROUP_MAX && heads % n; i++)
-        if (heads % i == 0) snprintf(legal + strlen(legal), sizeof legal - strlen(legal), " %d", i);
     if (heads % n)
-        return fail(
-            err, KLEIN_E_USAGE,
-            "%s has %d attention heads, which %d devices cannot share evenly: ulysses takes%s of them",
-            config->name, heads, n, legal);
+        return fail(err, KLEIN_E_USAGE,
+                    "%s has %d attention heads, which %d devices cannot share evenly: ulysses takes %s",
+                    config->name, heads, n, divisors_text(heads).text);
     if (target < n || config->text_length < n)
         return fail(err, KLEIN_E_USAGE, "%dx%d has %d tokens, too few for %d devices: take fewer, or replica",
                     s->width, s->height, target, n);

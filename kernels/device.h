@@ -28,7 +28,11 @@ struct device_graphs {
 /* Devices of one kind that work on a request together. Each is used by a host thread of its own, but for join and stop. */
 struct device_exchange {
     int direct; /* ops store what is for other devices into their memory: struct exchange_to (ops.h) may be used, and tensors 0 in `rows` */
-    /* Makes devices[i] number i of a group, until they are closed; once, before they exchange. KLEIN_E_UNSUPPORTED if they cannot. */
+    /* 1: whether an exchange runs as it comes, is captured or replayed must be the same on all devices of the group; and after stop no graph
+     * with exchanges is launched any more: all are freed before begin. */
+    int alike;
+    /* Makes devices[i] number i of a group, until the first of them is closed (by then graphs with exchanges have been freed); once, before they
+     * exchange. Where it takes another way than this struct's, devices[i]->exchange is that way's then. KLEIN_E_UNSUPPORTED if they cannot. */
     enum klein_status (*join)(struct device *const *devices, int n, struct klein_error *err);
     /* Before a request, on each of them while none computes: where device i's arena is. */
     enum klein_status (*begin)(struct device *dev, void *const *arenas, struct klein_error *err);

@@ -476,3 +476,17 @@ Test(cli, output_that_cannot_be_written_is_an_error)
               said);
     free(said);
 }
+
+/* A GPU that fails amid the picture: the exit code, a line that says so, and no file. */
+Test(cli, a_gpu_is_lost)
+{
+    if (SANITIZED) SKIP("whole requests on the soft GPU are the release build's");
+    setenv("KLEIN_SOFT", "sm_90a", 1);
+    setenv("KLEIN_SOFT_FAIL", "0:400", 1);
+    const int files = program_count_files(test_dir());
+    struct outcome o = RUN("generate", "-m", GOLDEN_MODEL("tiny"), "a", "--size", "32x32", "-s", "2",
+                           "--device", "soft", "-o", "lost.png");
+    SAYS(o, 1, "fails as asked for, as number 400 of device 0");
+    cr_assert(strchr(o.err, '\n') == o.err + strlen(o.err) - 1, "one line: %s", o.err);
+    cr_assert_eq(program_count_files(test_dir()), files);
+}

@@ -356,7 +356,7 @@ Test(cli_commands, selftest)
     json_t *json = program_json(OK_RUN("selftest", "--device", "soft", "--quick", "--only", "gn_",
                                        "--without", "many channels", "--json"));
     cr_assert(json_is_true(json_object_get(json, "passed")) && json_is_true(json_object_get(json, "soft")));
-    cr_assert(number_of(json, "cases") == 10 && number_of(json, "failed") == 0);
+    cr_assert(number_of(json, "cases") == 11 && number_of(json, "failed") == 0);
     cr_assert(json_array_size(json_object_get(json, "ops")) == 2);
     json_decref(json);
     o = OK_RUN("selftest", "--device", "soft", "--quick", "--only", "qkv mlp, four parts", "--without", "x");

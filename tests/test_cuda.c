@@ -88,30 +88,73 @@ Test(cuda, graphs_give_the_same_bytes_sm_80)
 }
 #endif
 
-/* Once a shape's stages are graphs nothing stops between their launches; with progress wanted the host waits once a step, for the one
- * before; as one graph there is nothing in between at all. */
+/* The third request of a shape, which is replayed. As one graph it is one launch, so nothing can come in between. */
+static void check_replay(struct klein *k, struct klein_request q)
+{
+    for (int graph = KLEIN_GRAPH_STAGES; graph <= KLEIN_GRAPH_REQUEST; graph++) {
+        struct softgpu_counters c;
+        q.graph = (enum klein_graph)graph;
+        for (int i = 0; i < 3; i++) {
+            softgpu_reset_counters();
+            picture(k, &q);
+        }
+        softgpu_read_counters(&c);
+        /* text, references (if there are none, a graph all the same), prepare, steps, decode */
+        const int graphs = graph == KLEIN_GRAPH_REQUEST ? 1 : 4 + q.steps;
+        cr_assert((int)c.graphs == graphs && c.stops_between_graphs == 0,
+                  "graph %d: %d graphs of %d, %d stops between", graph, (int)c.graphs, graphs,
+                  (int)c.stops_between_graphs);
+    }
+}
+
+/* A base model of random weights: two passes a step. */
+static struct klein *open_base(void)
+{
+    struct model_config c;
+    struct checkpoint *checkpoint;
+    struct klein *k;
+    struct klein_open_options o = {.size = sizeof o, .device = test_device("soft sm_90a"), .threads = 1};
+    OK(config_named("tiny", &c, &err));
+    c.distilled = 0;
+    c.text_length = 40;
+    c.dit.double_blocks = c.dit.single_blocks = 1;
+    c.vae.layers_per_block = 1;
+    c.vae.norm_groups = 8;
+    for (int i = 0; i < VAE_LEVELS; i++) c.vae.encoder_channels[i] = c.vae.decoder_channels[i] = 16;
+    OK(checkpoint_random(&c, DT_BF16, 5, &checkpoint, &err));
+    OK(context_open(checkpoint, &o, &k, &err));
+    return k;
+}
+
+/* The soft GPU without what makes it slow, or with a launch that fails. */
+static void set_up(uint64_t fail_launch)
+{
+    struct softgpu_config c;
+    test_device("soft sm_90a");
+    cr_assert(softgpu_config_from_env(&c));
+    c.check_races = 0;
+    c.fail_launch = fail_launch;
+    cr_assert(softgpu_configure(&c));
+}
+
+/* Once a shape's stages are graphs nothing stops between their launches, also with a reference and guidance. */
 Test(cuda, nothing_stops_between_graphs)
 {
-    struct klein *k = open_nano("soft sm_90a", 0);
+    uint8_t *rgb = calloc(64 * 64, 3);
+    struct klein_image reference = {64, 64, rgb};
     struct klein_request q = small(1);
-    q.steps = 3;
-    for (int i = 0; i < 3; i++) {
-        softgpu_reset_counters();
-        picture(k, &q);
-    }
-    struct softgpu_counters c;
-    softgpu_read_counters(&c);
-    /* text, references (none, but a graph), prepare, three steps, decode */
-    cr_assert(c.graphs == 7 && c.stops_between_graphs == 0, "%d graphs, %d stops between", (int)c.graphs,
-              (int)c.stops_between_graphs);
-    q.graph = KLEIN_GRAPH_REQUEST;
-    for (int i = 0; i < 3; i++) {
-        softgpu_reset_counters();
-        picture(k, &q);
-    }
-    softgpu_read_counters(&c);
-    cr_assert(c.graphs == 1, "%d graphs", (int)c.graphs);
+    q.width = q.height = 16;
+    q.steps = 2;
+    q.guidance = 1;
+    set_up(0);
+    struct klein *k = open_base();
+    check_replay(k, q);
+    q.references = &reference;
+    q.n_references = 1;
+    q.guidance = 3;
+    check_replay(k, q);
     klein_close(k);
+    free(rgb);
 }
 
 static int cancel_at_half(void *user, const struct klein_progress *p)
@@ -180,6 +223,41 @@ Test(cuda, devices_that_are_not_there)
     FAILS(device_open("soft:x", &(struct device_options){0}, &dev, &err), KLEIN_E_NO_DEVICE,
           "does not exist");
     FAILS(device_open("cpu:1", &(struct device_options){0}, &dev, &err), KLEIN_E_NO_DEVICE, "does not exist");
+}
+
+Test(cuda, a_card_that_is_too_old)
+{
+    struct device *dev;
+    setenv("KLEIN_SOFT", "sm_75", 1);
+    FAILS(device_open("soft", &(struct device_options){0}, &dev, &err), KLEIN_E_UNSUPPORTED,
+          "has compute capability 7.5: klein needs 8.0 (Ampere) or later; use --device cpu");
+}
+
+/* A device that is lost amid a request, op by op or in a graph: the error says what failed where; the context gives no picture any more,
+ * and can be closed. */
+static void check_lost(int before, enum klein_graph graph)
+{
+    struct klein_result result;
+    set_up(0);
+    struct klein *k = open_nano("soft sm_90a", 0);
+    struct klein_request q = small(1);
+    q.graph = graph;
+    for (int i = 0; i < before; i++) picture(k, &q);
+    set_up(60);
+    for (int i = 0; i < 2; i++) {
+        FAILS(klein_generate(k, &q, &result, &err), KLEIN_E_INTERNAL, "CUDA_ERROR_LAUNCH_FAILED");
+        cr_assert(strstr(err.message, "Soft GPU sm_90a"), "%s", err.message);
+        cr_assert(i || strstr(err.message, "fails as asked for, as number 60"), "%s", err.message);
+        klein_result_free(&result);
+    }
+    klein_close(k);
+}
+
+Test(cuda, a_device_is_lost)
+{
+    check_lost(0, KLEIN_GRAPH_STAGES);
+    check_lost(2, KLEIN_GRAPH_STAGES);
+    check_lost(2, KLEIN_GRAPH_REQUEST);
 }
 
 /* A card that is too small for the weights: an error with what is free, and nothing left behind. */

@@ -6,10 +6,12 @@
 #include "../engine/group.h"
 #include "../engine/noise.h"
 #include "../kernels/check/op_cases.h"
+#include "../kernels/group/nccl_library.h"
 #include "../kernels/soft/softgpu.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct klein_error err;
 static const int gpus[GROUP_MAX] = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -79,18 +81,36 @@ static struct klein_request small(uint64_t seed)
 }
 
 struct hashes {
-    uint64_t latents, pictures; /* latents: with seeds */
+    uint64_t latents, pictures; /* latents: with seeds and what else was returned */
 };
+
+static struct hashes hashes_of(const struct klein_result *r)
+{
+    const size_t pixels = (size_t)r->width * (size_t)r->height;
+    struct hashes h = {0};
+    for (int i = 0; i < r->n_images; i++) {
+        h.latents = (h.latents * 31 + r->latent_hashes[i]) * 31 + r->seeds[i];
+        if (r->latents) h.latents = h.latents * 31 + fnv1a(r->latents[i], pixels / 256 * 128 * sizeof(float));
+        h.pictures = h.pictures * 31 + fnv1a(r->images[i].rgb, pixels * 3);
+    }
+    if (r->prompt_embeds)
+        h.latents = h.latents * 31 +
+                    fnv1a(r->prompt_embeds, (size_t)r->embed_rows * (size_t)r->embed_cols * sizeof(float));
+    return h;
+}
+
+static uint64_t hash_of(const struct klein_result *r)
+{
+    const struct hashes h = hashes_of(r);
+    return h.latents * 31 + h.pictures;
+}
 
 static struct hashes hashes(struct klein *k, const struct klein_request *q)
 {
     struct klein_result r;
-    struct hashes h = {0};
     OK(klein_generate(k, q, &r, &err));
-    for (int i = 0; i < r.n_images; i++) {
-        h.latents = (h.latents * 31 + r.latent_hashes[i]) * 31 + r.seeds[i];
-        h.pictures = h.pictures * 31 + fnv1a(r.images[i].rgb, (size_t)r.width * (size_t)r.height * 3);
-    }
+    cr_assert(!q->return_latents == !r.latents && !q->return_embeds == !r.prompt_embeds);
+    const struct hashes h = hashes_of(&r);
     klein_result_free(&r);
     return h;
 }
@@ -221,6 +241,7 @@ Test(group, ulysses_with_references, .timeout = 400, .disabled = SANITIZED)
     q.references = references;
     q.n_references = 2;
     q.images = 2;
+    q.return_latents = q.return_embeds = 1;
     machine("sm_90a:2", 0, SOFTGPU_LATE);
     struct klein *one = open_group((struct members){.n = 1, .heads = 2}),
                  *two = open_group((struct members){.n = 2, .heads = 2});
@@ -229,7 +250,8 @@ Test(group, ulysses_with_references, .timeout = 400, .disabled = SANITIZED)
     free(rgb);
 }
 
-/* Pictures over replicas, also where there are fewer pictures than devices: in order, with the seeds of one device. */
+/* Pictures over replicas, also where there are fewer pictures than devices: in order, with the seeds of one device, and with their latents
+ * and the prompt's embeddings. */
 static void next_one(void *user, int image, const struct klein_result *so_far)
 {
     int *next = user;
@@ -248,6 +270,7 @@ Test(group, replicas, .timeout = 400, .disabled = SANITIZED)
         int next = 0;
         q.images = images;
         q.steps = 1;
+        q.return_latents = q.return_embeds = images > 1;
         uint64_t want = picture(one, &q);
         q.finished = next_one;
         q.finished_user = &next;
@@ -311,7 +334,7 @@ static int cancel_late(void *user, const struct klein_progress *p)
     return ++*(int *)user && p->fraction > 0.3;
 }
 
-Test(group, cancelled_and_usable_after, .timeout = 400, .disabled = SANITIZED)
+static void check_cancelled(void)
 {
     machine("sm_90a:2", 0, SOFTGPU_LATE);
     struct klein *k = open_group((struct members){.n = 2, .heads = 2});
@@ -327,6 +350,11 @@ Test(group, cancelled_and_usable_after, .timeout = 400, .disabled = SANITIZED)
     }
     cr_assert(polls > 3);
     klein_close(k);
+}
+
+Test(group, cancelled_and_usable_after, .timeout = 400, .disabled = SANITIZED)
+{
+    check_cancelled();
 }
 
 /* A device that waits for one which never comes. */
@@ -378,7 +406,7 @@ Test(group, refusals)
     struct klein_result result;
     setenv("KLEIN_SOFT", "sm_90a:3", 1);
     refused(3, KLEIN_PARALLEL_ULYSSES, KLEIN_E_USAGE,
-            "2 attention heads, which 3 devices cannot share evenly: ulysses takes 1 2");
+            "2 attention heads, which 3 devices cannot share evenly: ulysses takes 1 or 2");
     refused(3, KLEIN_PARALLEL_CFG, KLEIN_E_USAGE, "cfg takes 2 devices");
     refused(2, KLEIN_PARALLEL_CFG, KLEIN_E_USAGE, "a base model");
     refused(4, KLEIN_PARALLEL_REPLICA, KLEIN_E_NO_DEVICE, "3");
@@ -400,9 +428,301 @@ Test(group, refusals)
 
 Test(group, no_peer_access)
 {
+    struct klein *k;
     setenv("KLEIN_SOFT", "sm_90a:2", 1);
     setenv("KLEIN_SOFT_PEERS", "0", 1);
-    refused(2, KLEIN_PARALLEL_ULYSSES, KLEIN_E_UNSUPPORTED, "cannot access the memory of device 1 directly");
+    refused(2, KLEIN_PARALLEL_ULYSSES, KLEIN_E_UNSUPPORTED,
+            "cannot access the memory of device 1 directly, so NCCL is needed: libnccl.so.2 was not found");
+    struct klein_open_options o = nano(2, KLEIN_PARALLEL_REPLICA);
+    OK(klein_open(&o, &k, &err)); /* which it offers */
+    klein_close(k);
+}
+
+/* ---- devices that do not reach each other's memory: by NCCL, of which there is a stand-in (driver/nccl_standin.c) ------------ */
+
+#define STANDIN KLEIN_BINARY_DIR "/tests/libnccl_standin.so"
+
+static void setup(void)
+{
+    setenv("KLEIN_SOFT_PEERS", "0", 1);
+    setenv("KLEIN_NCCL", STANDIN, 1);
+}
+TestSuite(group_nccl, .init = setup);
+
+Test(group_nccl, ulysses_2, .timeout = 400, .disabled = SANITIZED)
+{
+    check_equal("sm_90a:2", (struct members){.n = 2, .heads = 2}, small(0));
+}
+
+Test(group_nccl, ulysses_2_fp8, .timeout = 400, .disabled = SANITIZED)
+{
+    check_equal("sm_89:2", (struct members){.n = 2, .heads = 2, .precision = KLEIN_PRECISION_FP8}, small(0));
+}
+
+Test(group_nccl, guidance_by_passes, .timeout = 400, .disabled = SANITIZED)
+{
+    struct klein_request q = small(0);
+    q.guidance = 3;
+    check_equal("sm_120a:2", (struct members){.n = 2, .heads = 2, .base = 1, .parallel = KLEIN_PARALLEL_CFG},
+                q);
+}
+
+/* Two pictures of one request, by four devices. */
+Test(group_nccl, ulysses_4, .timeout = 400, .disabled = SANITIZED)
+{
+    struct klein_request q = small(1);
+    q.images = 2;
+    machine("sm_90a:4", 0, SOFTGPU_LATE);
+    struct klein *one = open_group((struct members){.n = 1, .heads = 4}),
+                 *four = open_group((struct members){.n = 4, .heads = 4});
+    cr_assert(hashes(one, &q).latents == hashes(four, &q).latents);
+    klein_close(one), klein_close(four);
+}
+
+Test(group_nccl, seeds_and_landings, .timeout = 400, .disabled = SANITIZED)
+{
+    uint64_t want = 0;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        machine("sm_90a:2", seed, (enum softgpu_async)seed);
+        struct klein *k = open_group((struct members){.n = 2, .heads = 2});
+        struct klein_request q = small(1);
+        q.steps = 1;
+        for (int i = 0; i < 2; i++) {
+            uint64_t hash = picture(k, &q);
+            want = want ? want : hash;
+            cr_assert(hash == want, "seed %d", (int)seed);
+        }
+        klein_close(k);
+    }
+}
+
+static void observe(void *user, enum klein_stage stage, enum op_id op, const struct op_cost *cost,
+                    double seconds)
+{
+    ++*(int *)user;
+}
+
+/* What would make one device replay a graph while the other issues its ops: ops that are looked at on the first, a plan that one has dropped. */
+Test(group_nccl, graphs_of_all_or_of_none, .timeout = 400, .disabled = SANITIZED)
+{
+    struct klein_request q = small(1);
+    struct klein_result result;
+    int ops = 0;
+    machine("sm_90a:2", 0, SOFTGPU_LATE);
+    struct klein *k = open_group((struct members){.n = 2, .heads = 2});
+    const uint64_t want = picture(k, &q);
+    for (int i = 0; i < 2; i++) cr_assert(picture(k, &q) == want);
+    OK(group_generate(k->group, &q, observe, &ops, &result, &err));
+    cr_assert(hash_of(&result) == want && ops > 50);
+    klein_result_free(&result);
+    for (int rank = 0; rank < 2; rank++) {
+        cache_release(&k->group->member[rank]->plans, k->group->member[rank]->device, NULL);
+        for (int i = 0; i < 3; i++) cr_assert(picture(k, &q) == want);
+    }
+    klein_close(k);
+}
+
+/* One a test: NCCL keeps a device's context, with its fault, until the process ends. */
+Test(group_nccl, a_device_fails_amid_ops, .timeout = 400, .disabled = SANITIZED)
+{
+    check_failure(2, KLEIN_PARALLEL_ULYSSES, 0, 40, 0);
+}
+
+Test(group_nccl, a_device_fails_in_a_graph, .timeout = 400, .disabled = SANITIZED)
+{
+    check_failure(2, KLEIN_PARALLEL_ULYSSES, 1, 40, 2);
+}
+
+Test(group_nccl, a_device_fails_in_its_pass, .timeout = 400, .disabled = SANITIZED)
+{
+    check_failure(2, KLEIN_PARALLEL_CFG, 0, 40, 2);
+}
+
+/* Each time the communicators are made anew. */
+Test(group_nccl, cancelled_and_usable_after, .timeout = 400, .disabled = SANITIZED)
+{
+    check_cancelled();
+}
+
+/* NCCL fails amid a request: its own words, and the group is of use again. */
+Test(group_nccl, a_send_fails, .timeout = 400, .disabled = SANITIZED)
+{
+    struct klein_request q = small(1);
+    struct klein_result result;
+    machine("sm_90a:2", 0, SOFTGPU_LATE);
+    struct klein *k = open_group((struct members){.n = 2, .heads = 2});
+    const uint64_t want = picture(k, &q);
+    setenv("KLEIN_STANDIN", "send", 1);
+    q.graph = KLEIN_GRAPH_OFF;
+    FAILS(klein_generate(k, &q, &result, &err), KLEIN_E_INTERNAL,
+          "NCCL: send and receive: remote process exited: the link is down");
+    cr_assert(strstr(err.message, "soft:") && strstr(err.message, "exchange 3x"), "%s", err.message);
+    unsetenv("KLEIN_STANDIN");
+    q.graph = KLEIN_GRAPH_STAGES;
+    for (int i = 0; i < 3; i++) cr_assert(picture(k, &q) == want);
+    klein_close(k);
+}
+
+/* ---- exchanges alone ---------------------------------------------------------------------------------------- */
+
+struct pair {
+    struct device *dev[2];
+    void *memory[2];
+    struct exchange_args a[2];
+    uint32_t *rows[2]; /* of each, on the host */
+};
+
+enum { SMALL_COLS = 1024 };
+
+/* Device i has the rows of its half; after the exchange both have both halves. */
+static void open_pair(struct pair *p, int rows)
+{
+    const size_t bytes = (size_t)rows * SMALL_COLS * 4;
+    machine("sm_90a:2", 0, SOFTGPU_LATE);
+    for (int i = 0; i < 2; i++)
+        OK(device_open(i ? "soft:1" : "soft:0", &(struct device_options){0}, &p->dev[i], &err));
+    OK(p->dev[0]->exchange->join(p->dev, 2, &err));
+    for (int i = 0; i < 2; i++) {
+        const int half = rows / 2;
+        OK(device_bind(p->dev[i], &err));
+        p->memory[i] = p->dev[i]->alloc(p->dev[i], bytes);
+        p->rows[i] = malloc(bytes);
+        for (int j = 0; j < rows * SMALL_COLS; j++) p->rows[i][j] = (uint32_t)j * 2654435761u + (uint32_t)i;
+        OK(p->dev[i]->upload(p->dev[i], p->memory[i], p->rows[i], bytes, &err));
+        struct tensor t = tensor_of(p->memory[i], DT_F32, rows, SMALL_COLS);
+        p->a[i] = (struct exchange_args){.size = 2, .rank = i, .tensors = 1, .from[0] = t, .to[0] = t};
+        p->a[i].way[!i] = (struct exchange_way){.cols = SMALL_COLS, .span[0] = {i * half, i * half, half}};
+    }
+}
+
+static void close_pair(struct pair *p)
+{
+    for (int i = 0; i < 2; i++) {
+        device_bind(p->dev[i], &err);
+        p->dev[i]->free(p->dev[i], p->memory[i], 0);
+        free(p->rows[i]);
+    }
+    device_close(p->dev[0]), device_close(p->dev[1]);
+}
+
+struct side {
+    struct pair *p;
+    int rank;
+    enum klein_status status;
+    struct klein_error err;
+};
+
+static void *one_side(void *user)
+{
+    struct side *s = user;
+    struct device *dev = s->p->dev[s->rank];
+    s->status = device_bind(dev, &s->err);
+    if (s->status == KLEIN_OK) s->status = dev->exchange->rows(dev, &s->p->a[s->rank], &s->err);
+    if (s->status == KLEIN_OK) s->status = dev->wait(dev, &s->err);
+    return NULL;
+}
+
+/* A message that has no room in scratch memory goes in rounds. */
+Test(group_nccl, long_messages, .timeout = 120)
+{
+    enum { ROWS = 2 * 4500 }; /* 18 MB to the other: two rounds of 16 MiB at most */
+    struct pair p;
+    pthread_t thread;
+    open_pair(&p, ROWS);
+    struct side sides[2] = {{.p = &p, .rank = 0}, {.p = &p, .rank = 1}};
+    for (int i = 0; i < 2; i++) {
+        OK(device_bind(p.dev[i], &err));
+        OK(p.dev[i]->exchange->begin(p.dev[i], p.memory, &err));
+    }
+    cr_assert(!pthread_create(&thread, NULL, one_side, &sides[1]));
+    one_side(&sides[0]);
+    pthread_join(thread, NULL);
+    for (int i = 0; i < 2; i++) {
+        const size_t half = (size_t)ROWS / 2 * SMALL_COLS;
+        cr_assert(sides[i].status == KLEIN_OK, "%s", sides[i].err.message);
+        OK(device_bind(p.dev[i], &err));
+        memcpy(p.rows[i] + half * (size_t)!i, p.rows[!i] + half * (size_t)!i, half * 4);
+        uint32_t *got = malloc(2 * half * 4);
+        OK(p.dev[i]->download(p.dev[i], got, p.memory[i], 2 * half * 4, &err));
+        cr_assert(!memcmp(got, p.rows[i], 2 * half * 4), "device %d", i);
+        free(got);
+    }
+    close_pair(&p);
+}
+
+/* A device whose other one never comes: stop, from any thread, ends what it has begun and what it begins. */
+Test(group_nccl, stop_ends_all, .timeout = 60)
+{
+    struct pair p;
+    pthread_t thread;
+    open_pair(&p, 8);
+    struct side side = {.p = &p};
+    OK(device_bind(p.dev[0], &err));
+    OK(p.dev[0]->exchange->begin(p.dev[0], p.memory, &err));
+    for (int i = 0; i < 2; i++) {
+        side = (struct side){.p = &p};
+        cr_assert(!pthread_create(&thread, NULL, one_side, &side));
+        if (!i) usleep(50000);
+        p.dev[1]->exchange->stop(p.dev[1]);
+        pthread_join(thread, NULL);
+        cr_assert(side.status == KLEIN_E_CANCELLED &&
+                      strstr(side.err.message, "another device of the group failed"),
+                  "%s", side.err.message);
+    }
+    close_pair(&p);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------ */
+
+static enum klein_status join_two(void)
+{
+    struct device *dev[2];
+    setenv("KLEIN_SOFT", "sm_90a:2", 1);
+    for (int i = 0; i < 2; i++)
+        OK(device_open(i ? "soft:1" : "soft:0", &(struct device_options){0}, &dev[i], &err));
+    const enum klein_status status = dev[0]->exchange->join(dev, 2, &err);
+    cr_assert(status != KLEIN_OK || (dev[0]->exchange == dev[1]->exchange));
+    const int by_nccl = dev[0]->exchange->alike;
+    cr_assert(by_nccl == (status == KLEIN_OK));
+    device_close(dev[0]), device_close(dev[1]);
+    return status;
+}
+
+Test(group_nccl, libraries_that_do_not_do)
+{
+    static const char peers[] =
+        "(device 0) cannot access the memory of device 1 directly, so NCCL is needed: ";
+    unsetenv("KLEIN_NCCL");
+    FAILS(join_two(), KLEIN_E_UNSUPPORTED, "libnccl.so.2 was not found, as it does not run on the soft GPU");
+    setenv("KLEIN_NCCL", "/no/such/library", 1);
+    FAILS(join_two(), KLEIN_E_UNSUPPORTED,
+          "/no/such/library was not found: install NCCL 2 (KLEIN_NCCL=FILE says where "
+          "it is); --parallel replica "
+          "exchanges nothing");
+    cr_assert(strstr(err.message, peers), "%s", err.message);
+    setenv("KLEIN_NCCL", "libm.so.6", 1);
+    FAILS(join_two(), KLEIN_E_UNSUPPORTED, "has no ncclGetVersion");
+    setenv("KLEIN_NCCL", STANDIN, 1);
+    setenv("KLEIN_STANDIN", "old", 1);
+    FAILS(join_two(), KLEIN_E_UNSUPPORTED, "NCCL 2.18.5 is too old: 2.19 or later is needed");
+    setenv("KLEIN_STANDIN", "older", 1);
+    FAILS(join_two(), KLEIN_E_UNSUPPORTED, "NCCL 2.8.4 is too old");
+    setenv("KLEIN_STANDIN", "init", 1);
+    FAILS(join_two(), KLEIN_E_INTERNAL,
+          "NCCL: making communicators: unhandled system error: no room in /dev/shm");
+    unsetenv("KLEIN_STANDIN");
+    OK(join_two());
+}
+
+Test(group_nccl, forced_where_there_are_peers)
+{
+    setenv("KLEIN_SOFT_PEERS", "1", 1);
+    setenv("KLEIN_EXCHANGE", "nccl", 1);
+    OK(join_two());
+    setenv("KLEIN_NCCL", "/no/such/library", 1);
+    FAILS(join_two(), KLEIN_E_UNSUPPORTED, "KLEIN_EXCHANGE is nccl, so NCCL is needed: ");
+    setenv("KLEIN_EXCHANGE", "smoke", 1);
+    FAILS(join_two(), KLEIN_E_USAGE, "KLEIN_EXCHANGE is \"smoke\"");
 }
 
 /* ---- decoding in bands of rows ------------------------------------------------------------------------------------------- */

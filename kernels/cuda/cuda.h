@@ -7,6 +7,7 @@
 #include "../device.h"
 
 struct placed; /* place.c */
+struct nccl_group;
 
 struct cuda_device {
     struct device base;
@@ -21,6 +22,7 @@ struct cuda_device {
         int size, rank, owns_stop;
         struct exchange_state *state[EXCHANGE_DEVICES]; /* in each device's memory */
         uint32_t *stop;
+        struct nccl_group *nccl; /* nccl_exchange.c; NULL: they reach each other's memory */
     } group;
     struct tuned *tuned; /* gpu->tuned */
     double driver_seconds, read_seconds;

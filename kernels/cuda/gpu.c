@@ -194,6 +194,12 @@ enum klein_status gpu_sync(struct gpu *g, struct klein_error *err)
     return gpu_check(g, g->cu->StreamSynchronize(g->stream), "cuStreamSynchronize", err);
 }
 
+enum klein_status gpu_poll(struct gpu *g, struct klein_error *err)
+{
+    CUresult r = g->cu->StreamQuery(g->stream);
+    return r == CUDA_ERROR_NOT_READY ? KLEIN_OK : gpu_check(g, r, "cuStreamQuery", err);
+}
+
 enum klein_status gpu_enable_peer(struct gpu *g, struct gpu *peer, struct klein_error *err)
 {
     int can = 0;

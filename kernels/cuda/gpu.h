@@ -35,6 +35,7 @@ struct gpu {
     int clock_khz;
     size_t memory; /* bytes in all */
     int sync_each; /* KLEIN_SYNC */
+    int capturing; /* between gpu_capture_begin and _end */
     int dry;       /* nothing is launched, see dry.h */
     struct exchange_state
         *exchange;             /* group/exchange_launch.c: of this device in its group; NULL: works alone */
@@ -85,6 +86,8 @@ enum klein_status gpu_copy(struct gpu *g, void *to, const void *from, size_t byt
 enum klein_status gpu_fill(struct gpu *g, void *to, unsigned char value, size_t bytes,
                            struct klein_error *err);
 enum klein_status gpu_sync(struct gpu *g, struct klein_error *err);
+enum klein_status gpu_poll(struct gpu *g,
+                           struct klein_error *err); /* has work failed? Does not wait for it */
 
 /* Lets kernels of g, and copies, reach the memory of peer. KLEIN_E_UNSUPPORTED if the machine cannot. */
 enum klein_status gpu_enable_peer(struct gpu *g, struct gpu *peer, struct klein_error *err);

@@ -57,14 +57,17 @@ enum klein_status gpu_capture_begin(struct gpu *g, struct klein_error *err)
     if (g->sync_each)
         return fail(err, KLEIN_E_UNSUPPORTED, "%s: KLEIN_SYNC waits for each kernel, which a graph cannot",
                     g->name);
-    return gpu_check(g, g->cu->StreamBeginCapture(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
-                     "cuStreamBeginCapture", err);
+    TRY(gpu_check(g, g->cu->StreamBeginCapture(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
+                  "cuStreamBeginCapture", err));
+    g->capturing = 1;
+    return KLEIN_OK;
 }
 
 enum klein_status gpu_capture_end(struct gpu *g, struct gpu_graph *out, struct klein_error *err)
 {
     CUgraph graph = NULL;
     *out = (struct gpu_graph){0};
+    g->capturing = 0;
     TRY(gpu_check(g, g->cu->StreamEndCapture(g->stream, &graph), "cuStreamEndCapture", err));
     enum klein_status status =
         gpu_check(g, g->cu->GraphGetNodes(graph, NULL, &out->nodes), "cuGraphGetNodes", err);

@@ -1,5 +1,7 @@
 #include "exchange_launch.h"
+#include "nccl_exchange.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 _Static_assert((int)GROUP_MAX == EXCHANGE_DEVICES && (int)EXCHANGE_OPERANDS == EXCHANGE_TENSORS &&
@@ -11,15 +13,30 @@ static struct cuda_device *cuda_of(struct device *dev)
     return (struct cuda_device *)dev;
 }
 
+/* KLEIN_E_UNSUPPORTED: they do not reach each other's memory, or are to be taken for such. */
+static enum klein_status reach_each_other(struct device *const *devices, int n, struct klein_error *err)
+{
+    const char *how = getenv("KLEIN_EXCHANGE");
+    if (how && !strcmp(how, "nccl")) return fail(err, KLEIN_E_UNSUPPORTED, "KLEIN_EXCHANGE is nccl");
+    if (how && *how)
+        return fail(err, KLEIN_E_USAGE, "KLEIN_EXCHANGE is \"%s\": it can be nccl, or left out", how);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++)
+            if (i != j) TRY(gpu_enable_peer(cuda_of(devices[i])->gpu, cuda_of(devices[j])->gpu, err));
+    return KLEIN_OK;
+}
+
 static enum klein_status join(struct device *const *devices, int n, struct klein_error *err)
 {
     uint32_t *stop = NULL;
+    struct klein_error why = {0};
     CHECK(n <= GROUP_MAX);
+    if (reach_each_other(devices, n, &why) == KLEIN_E_UNSUPPORTED)
+        return nccl_join(devices, n, why.message, err);
+    if (why.status != KLEIN_OK) return fail(err, why.status, "%s", why.message);
     for (int i = 0; i < n; i++) {
         struct cuda_device *cuda = cuda_of(devices[i]);
         TRY(gpu_bind(cuda->gpu, err));
-        for (int j = 0; j < n; j++)
-            if (i != j) TRY(gpu_enable_peer(cuda->gpu, cuda_of(devices[j])->gpu, err));
         TRY(gpu_alloc(cuda->gpu, sizeof(struct exchange_state), (void **)&cuda->group.state[i], err));
         cuda->gpu->exchange = cuda->group.state[i];
         if (i == 0) { /* all reach pinned memory, whoever took it */
@@ -39,6 +56,10 @@ static enum klein_status join(struct device *const *devices, int n, struct klein
 void exchange_leave(struct cuda_device *cuda)
 {
     if (!cuda->group.size) return;
+    if (cuda->group.nccl) {
+        nccl_leave(cuda);
+        return;
+    }
     gpu_free(cuda->gpu, cuda->group.state[cuda->group.rank]);
     if (cuda->group.owns_stop) gpu_free_pinned(cuda->gpu, cuda->group.stop);
 }

@@ -1,4 +1,5 @@
-/* exchange_launch.h: struct device_exchange (device.h) of GPUs that reach each other's memory. */
+/* exchange_launch.h: struct device_exchange (device.h) of GPUs that reach each other's memory; the others join by NCCL
+ * (nccl_exchange.h). KLEIN_EXCHANGE=nccl in the environment takes all for such. */
 #ifndef KLEIN_EXCHANGE_LAUNCH_H
 #define KLEIN_EXCHANGE_LAUNCH_H
 

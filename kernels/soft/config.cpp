@@ -6,6 +6,7 @@
 /* Limits per compute capability: CUDA programming guide, "Technical specifications per compute capability"; the rest are figures of
  * the named card. Shared memory: a block may ask for 1 KiB less than a multiprocessor has. */
 static const struct chip chips[] = {
+    {"sm_75", 7, 5, 72, 65536, 65536, 1024, 6 << 20, 1770000, 24ull << 30, "TITAN RTX"}, /* to be refused */
     {"sm_80", 8, 0, 108, 166912, 167936, 2048, 40 << 20, 1410000, 80ull << 30, "A100 SXM"},
     {"sm_86", 8, 6, 84, 101376, 102400, 1536, 6 << 20, 1860000, 24ull << 30, "RTX 3090"},
     {"sm_89", 8, 9, 128, 101376, 102400, 1536, 72 << 20, 2520000, 24ull << 30, "RTX 4090"},

@@ -4,6 +4,13 @@
 #include <stdlib.h>
 
 static thread_local struct CUstream_st *origin; /* the stream in which this thread's capture began */
+static int kept[DEVICES_MAX];
+
+int softgpu_graphs(int device)
+{
+    guard g;
+    return kept[device];
+}
 
 static void break_capture(void)
 {
@@ -155,6 +162,7 @@ ENTRY cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph g, unsigned long lon
             free(e);
             return CUDA_ERROR_OUT_OF_MEMORY;
         }
+    kept[e->device]++;
     *out = e;
     return CUDA_SUCCESS;
 }
@@ -164,6 +172,7 @@ ENTRY cuGraphExecDestroy(CUgraphExec e)
     guard guarded;
     if (!e) return CUDA_ERROR_INVALID_VALUE;
     streams_drain(e->device);
+    kept[e->device]--;
     graph_clear(&e->graph);
     free(e);
     return CUDA_SUCCESS;

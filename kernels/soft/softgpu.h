@@ -70,6 +70,8 @@ struct softgpu_counters {
 };
 SOFTGPU_API void softgpu_read_counters(struct softgpu_counters *counters);
 SOFTGPU_API void softgpu_reset_counters(void);
+/* Graphs of the device that are there to be launched. */
+SOFTGPU_API int softgpu_graphs(int device);
 
 #ifdef __cplusplus
 }
