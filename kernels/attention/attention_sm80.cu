@@ -107,15 +107,14 @@ DEVICE void store_rows(const float (&o)[SLABS][mi][SLAB / 8][4], const float (&s
         }
     }
     sync_warp();
-    const int chunk = lane % 16, column = block_y() * WIDTH + chunk * CHUNK;
-    const int64_t row_bytes = (int64_t)sizeof(bf16) * args.ldo;
-    UNROLL
-    for (int i = 0; i < 8 * mi; i++) {
-        const int row = first + 2 * i + lane / 16;
+    UNROLL_BY(4)
+    for (int i = 0; i < 8 * mi;
+         i++) { /* what is made anew here would be kept in registers that the main loop needs */
+        const int chunk = lane_index() % 16, row = warp_index() * 16 * mi + 2 * i + lane_index() / 16;
         const u32x4 v = ld_shared_16(q_tile + chunk / 8 * q_slab_bytes + tile_offset(row, chunk % 8));
-        if (row0 + row < args.queries)
-            st_global_16(route_row(args.route, args.o, row0 + row, row_bytes) + column * (int)sizeof(bf16),
-                         v);
+        if (row0 + row >= args.queries) continue;
+        char *to = route_row(args.route, args.o, row0 + row, (int64_t)sizeof(bf16) * args.ldo);
+        st_global_16(to + (block_y() * WIDTH + chunk * CHUNK) * (int)sizeof(bf16), v);
     }
 }
 
