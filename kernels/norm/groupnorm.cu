@@ -184,7 +184,9 @@ DEVICE statistics statistics_of(const groupnorm_apply_args &args, int group)
     const auto stat = [&](int64_t at) { return load_any(args.stats.ptr, ELEMENT_F32, at); };
     if (args.bands == 1) return {stat(first), stat(first + 1)};
     float mean = 0, squares = 0;
+    UNROLL_BY(1) /* few, and registers are wanted for pixels */
     for (int i = 0; i < args.bands; i++) mean = fmaf(args.share[i], stat(first + i * next), mean);
+    UNROLL_BY(1)
     for (int i = 0; i < args.bands; i++) {
         const float d = stat(first + i * next) - mean, s = stat(first + i * next + 1);
         squares = fmaf(args.share[i], fmaf(d, d, 1 / (s * s)), squares);
