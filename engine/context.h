@@ -98,8 +98,8 @@ void plan_free(struct plan *p);
 /* The request's ops on a device that computes nothing, with weights placed on it: for devices that watch them. */
 enum klein_status plan_walk(const struct model_config *config, enum dtype act, int fp8,
                             const struct klein_request *request, struct device *dev, struct klein_error *err);
-/* Predicted, not measured: seconds of one call of o (predict.h). products: of the denoiser's blocks. */
-double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, enum predict_products products);
+/* Predicted, not measured: seconds of one call of o (predict.h). e4m3: the blocks' products of the denoiser are in e4m3. */
+double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3);
 
 /* A request with defaults resolved and everything checked that can be checked without running (sizes, steps,
  * sigmas, references). */

@@ -258,6 +258,7 @@ struct state {
     struct tensor qkv[3],
         all_o; /* copies: what is made here, of own tokens and all heads, and of all tokens and own heads */
     struct dit_rows own;
+    int room; /* rows: the most that a device has */
     int exchanges;
 };
 
@@ -334,21 +335,23 @@ static void attention(struct run *r, const struct dit_config *d, const struct di
     if (copies(r)) heads_to_rows(r, q, s, o);
 }
 
-/* x of the products of w, as what makes it writes it: quantised where the device multiplies w as it is. The memory is x's, elements, then
- * scales. adaln has a row's scale; attention and SwiGLU have only the columns of a tile at a time. */
-static struct tensor operand_of(const struct run *r, struct tensor x, struct tensor w, int groups)
+/* x of the products of w, as what makes it writes it: quantised where the device multiplies w as it is. The memory is x's, elements of as many
+ * rows as all devices have room for, so that all have the scales at the same place, then these. adaln has a row's scale; attention and SwiGLU
+ * have only the columns of a tile at a time. */
+static struct tensor operand_of(const struct run *r, const struct state *s, struct tensor x, struct tensor w,
+                                int groups)
 {
     if (!(groups ? r->dev->e4m3_groups : r->dev->e4m3) || r->act != DT_BF16 || w.dtype != DT_F8E4M3) return x;
     x.dtype = DT_F8E4M3;
-    x.scale = tensor_at(x, x.rows, 0);
-    x.ldscale = groups ? x.rows : 0;
+    x.scale = tensor_at(x, s->room, 0);
+    x.ldscale = groups ? s->room : 0;
     return x;
 }
 
-/* The same for what attention makes, alone or beside the MLP: several devices exchange it as it is. */
-static struct tensor attended_of(const struct run *r, struct tensor x, struct tensor w)
+/* The same for what attention makes, alone or beside the MLP: devices that have it copied exchange it as it is. */
+static struct tensor attended_of(const struct run *r, const struct state *s, struct tensor x, struct tensor w)
 {
-    return share_size(r->tokens) > 1 ? x : operand_of(r, x, w, 1);
+    return copies(r) ? x : operand_of(r, s, x, w, 1);
 }
 
 static void double_block(struct run *r, const struct dit *m, const struct dit_double *b,
@@ -357,12 +360,12 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
     const struct dit_config *d = m->cfg;
     const struct dit_stream *txt = &b->stream[DIT_TEXT], *img = &b->stream[DIT_IMAGE];
     int D = d->width, split = s->own.n[DIT_TEXT];
-    struct tensor o = tensor_cols(attended_of(r, s->om, img->proj), 0, D),
-                  u = tensor_cols(operand_of(r, s->om, img->mlp_out, 1), D, d->mlp_width);
+    struct tensor o = tensor_cols(attended_of(r, s, s->om, img->proj), 0, D),
+                  u = tensor_cols(operand_of(r, s, s->om, img->mlp_out, 1), D, d->mlp_width);
     enum { SHIFT1, SCALE1, GATE1, SHIFT2, SCALE2, GATE2 }; /* 1: attention, 2: MLP */
     struct tensor mod[2][6];
-    struct tensor h_qkv = operand_of(r, s->h, img->qkv.part[0], 0),
-                  h_mlp = operand_of(r, s->h, img->mlp_in, 0);
+    struct tensor h_qkv = operand_of(r, s, s->h, img->qkv.part[0], 0),
+                  h_mlp = operand_of(r, s, s->h, img->mlp_in, 0);
     for (int g = 0; g < 2; g++)
         for (int i = 0; i < 6; i++)
             mod[g][i] = vectors(q->now, (g == DIT_TEXT ? DIT_MOD_TEXT : DIT_MOD_IMAGE) + i, 1);
@@ -428,8 +431,8 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
     const struct dit_config *d = m->cfg;
     int D = d->width;
     struct tensor shift = vectors(q->now, DIT_MOD_SINGLE, 1), scale = vectors(q->now, DIT_MOD_SINGLE + 1, 1);
-    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s->h, b->in, 0),
-                  om = attended_of(r, s->om, b->out);
+    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s, s->h, b->in, 0),
+                  om = attended_of(r, s, s->om, b->out);
 
     run_adaln(r,
               &(struct adaln_args){.y = h, .x = s->z, .eps = d->eps, .shift[0] = shift, .scale[0] = scale});
@@ -461,7 +464,7 @@ static struct state buffers(struct run *r, const struct dit_config *d, const str
 {
     struct state s = {.own = rows_of(r, q, r->tokens.rank)};
     int size = share_size(r->tokens), D = d->width, n = rows_in_all(s.own);
-    int room = rows_room(r->tokens, q->n_text, q->n_target, q->n_tokens - q->n_text - q->n_target);
+    int room = s.room = rows_room(r->tokens, q->n_text, q->n_target, q->n_tokens - q->n_text - q->n_target);
     s.z = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
     s.h = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
     s.om = tensor_rows(run_tensor(r, r->act, room, D + d->mlp_width), 0, n);

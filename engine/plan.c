@@ -175,9 +175,9 @@ enum klein_status plan_walk(const struct model_config *config, enum dtype act, i
     return status;
 }
 
-double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, enum predict_products products)
+double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3)
 {
-    return predict_op(g, o->op, &o->cost, o->stage == KLEIN_STAGE_DENOISE ? products : PREDICT_BF16);
+    return predict_op(g, o->op, &o->cost, e4m3 && o->stage == KLEIN_STAGE_DENOISE);
 }
 
 void plan_free(struct plan *p)

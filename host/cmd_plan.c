@@ -30,10 +30,7 @@ struct estimate {
 
 static double op_seconds(const struct estimate *e, const struct plan_op *o)
 {
-    return plan_op_seconds(o, e->gpu,
-                           !e->fp8                  ? PREDICT_BF16
-                           : e->gpus == 1 || e->cfg ? PREDICT_E4M3
-                                                    : PREDICT_E4M3_BY_TOKEN);
+    return plan_op_seconds(o, e->gpu, e->fp8);
 }
 
 /* Predicted seconds of a stage; of all with KLEIN_STAGE_COUNT. */

@@ -267,7 +267,7 @@ enum klein_status ops_check_attention(const struct attention_args *a, struct op_
     SAME_TYPE(a->v, a->q);
     if (a->to.size) {
         TRY(check_to(op, &a->to, a->q.rows, err));
-        NEED(a->o, ACT, ANY, (int64_t)a->to.size * a->q.cols);
+        NEED(a->o, ACT | E4M3, ANY, (int64_t)a->to.size * a->q.cols);
         RULE(a->o.rows <= a->q.rows);
     } else {
         NEED(a->o, ACT | E4M3, a->q.rows, a->q.cols);

@@ -205,15 +205,13 @@ static double sent_seconds(const struct gpu_spec *g, const struct op_cost *cost)
     return cost->sent > 0 ? cost->sent / (link_share * g->link) : 0;
 }
 
-static double product_seconds(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost,
-                              enum predict_products products)
+static double product_seconds(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3)
 {
-    const int e4m3 = products != PREDICT_BF16;
     const double memory = memory_share * g->memory, x = cost->m * cost->k,
                  w = cost->n * cost->k * (cost->split ? 2 : 1);
     const int paired = cost->epilogue == LINEAR_QKV || cost->epilogue == LINEAR_SWIGLU;
     /* What attention and SwiGLU have written comes with scales per 128 columns where the kernels are wgmma's. */
-    const int promoted = products == PREDICT_E4M3 && !paired && g->products == GPU_WGMMA;
+    const int promoted = e4m3 && !paired && g->products == GPU_WGMMA;
     const struct product p = {.m = cost->m,
                               .n = cost->n,
                               .k = cost->k,
@@ -230,15 +228,14 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
     return fmax(seconds, sent_seconds(g, cost)) + launch;
 }
 
-double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost,
-                  enum predict_products products)
+double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3)
 {
     const double bytes = cost->bytes / (memory_share * g->memory);
     switch (op) {
     case OP_linear:
-        return product_seconds(g, op, cost, cost->epilogue >= LINEAR_RESIDUAL ? products : PREDICT_BF16);
+        return product_seconds(g, op, cost, e4m3 && cost->epilogue >= LINEAR_RESIDUAL);
     case OP_conv:
-        return product_seconds(g, op, cost, PREDICT_BF16);
+        return product_seconds(g, op, cost, 0);
     case OP_attention: {
         struct attention_problem p = {cost->heads, cost->m, cost->n, cost->k, cost->causal};
         return fmax(fmax(predict_attention(g, &p), bytes), sent_seconds(g, cost)) + launch;
@@ -247,7 +244,7 @@ double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost 
         return bytes + 2 * launch;
     case OP_adaln: /* its result in e4m3 with scales; the last one of a step, which stays BF16, is counted so too */
         return bytes + launch -
-               (products ? (cost->m * cost->n - 4 * cost->m) / (memory_share * g->memory) : 0);
+               (e4m3 ? (cost->m * cost->n - 4 * cost->m) / (memory_share * g->memory) : 0);
     case OP_exchange:
         return sent_seconds(g, cost) + exchange_wait + launch;
     default:

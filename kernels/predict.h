@@ -72,15 +72,7 @@ int resident_blocks(const struct gpu_spec *g, int registers, int threads, int sh
 /* Warps that a multiprocessor has at most. */
 int gpu_warps(const struct gpu_spec *g);
 
-/* The products of blocks (ops.h: residual, SwiGLU, qkv). */
-enum predict_products {
-    PREDICT_BF16,
-    PREDICT_E4M3,
-    PREDICT_E4M3_BY_TOKEN /* on several cards: what they exchange is quantised after, with one scale per token */
-};
-
-/* Seconds of one call of an op. */
-double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost,
-                  enum predict_products products);
+/* Seconds of one call of an op. e4m3: its products of blocks (ops.h: residual, SwiGLU, qkv) are in e4m3. */
+double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3);
 
 #endif

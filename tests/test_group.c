@@ -201,6 +201,12 @@ Test(group, plans)
     }
 }
 
+/* There attention's result leaves in e4m3, with the scales of heads. */
+Test(group, ulysses_2_fp8_groups, .timeout = 400, .disabled = SANITIZED)
+{
+    check_equal("sm_90a:2", (struct members){.n = 2, .heads = 2, .precision = KLEIN_PRECISION_FP8}, small(0));
+}
+
 Test(group, ulysses_4, .timeout = 400, .disabled = SANITIZED)
 {
     check_equal("sm_90a:4", (struct members){.n = 4, .heads = 4}, small(0));

@@ -273,7 +273,30 @@ static void check_product(struct pair *w, struct product s)
 
 /* ---- attention: a token's row to the device that has the token ------------------------------------------------------------ */
 
-static void check_attention(struct pair *w, const char *kernel, enum dtype act, int head_dim)
+/* e4m3: with a scale per head and row. */
+static struct tensor scaled(struct peer *p, struct tensor t)
+{
+    if (t.dtype != DT_F8E4M3) return t;
+    t.ldscale = t.rows;
+    t.scale = take(p, DT_F32, t.cols / TENSOR_GROUP, t.rows).ptr;
+    return t;
+}
+
+static void same_scales(const char *what, struct peer *there, struct tensor t, int row_there, int group_there,
+                        struct peer *here, struct tensor h, int row, int groups)
+{
+    char *a = bytes_of(there, tensor_of(t.scale, DT_F32, t.cols / TENSOR_GROUP, t.ldscale)),
+         *b = bytes_of(here, tensor_of(h.scale, DT_F32, h.cols / TENSOR_GROUP, h.ldscale));
+    for (int g = 0; g < groups; g++)
+        cr_assert(
+            !memcmp(a + 4 * ((group_there + g) * t.ldscale + row_there), b + 4 * (g * h.ldscale + row), 4),
+            "%s: scale of row %d, head %d", what, row, g);
+    free(a), free(b);
+}
+
+/* result: act, or F8_E4M3. */
+static void check_attention(struct pair *w, const char *kernel, enum dtype act, enum dtype result,
+                            int head_dim)
 {
     enum { HEADS = 2 }; /* of a device */
     const int own = HEADS * head_dim;
@@ -290,10 +313,10 @@ static void check_attention(struct pair *w, const char *kernel, enum dtype act, 
                                           .kv_heads = HEADS,
                                           .head_dim = head_dim,
                                           .scale = 1 / sqrtf((float)head_dim)};
-        want[i] = take(p, act, w->all, own);
+        want[i] = scaled(p, take(p, result, w->all, own));
         /* As beside the MLP: a part of the columns. */
-        got[i] = tensor_cols(tensor_rows(take(p, act, w->room, DEVICES * own + MLP), 0, p->rows), 0,
-                             DEVICES * own);
+        got[i] = scaled(p, take(p, result, w->room, DEVICES * own + MLP));
+        got[i] = tensor_cols(tensor_rows(got[i], 0, p->rows), 0, DEVICES * own);
     }
     settle(w);
     for (int i = 0; i < DEVICES; i++) {
@@ -304,7 +327,8 @@ static void check_attention(struct pair *w, const char *kernel, enum dtype act, 
             args[i].o = routed ? got[i] : want[i];
             if (routed) args[i].to = (struct exchange_to){DEVICES, i, p->to_owners};
             OK(ops_check_attention(&args[i], &cost, &err));
-            cr_assert(cost.sent == (routed ? (double)(w->all - p->rows) * own * (double)dtype_size(act) : 0));
+            cr_assert(cost.sent ==
+                      (routed ? (double)(w->all - p->rows) * own * (double)dtype_size(result) : 0));
             OK(p->dev->ops->attention(p->dev, &args[i], &err));
         }
     }
@@ -314,13 +338,17 @@ static void check_attention(struct pair *w, const char *kernel, enum dtype act, 
         for (int d = 0; d < DEVICES; d++) {
             char *there = bytes_of(&w->p[d], got[d]);
             for (int r = 0; r < w->all; r++)
-                if (w->device[r] == d)
+                if (w->device[r] == d) {
                     same(kernel ? kernel : "attention", there, got[d], w->row[r], i * own, here, want[i], r,
                          0, own);
+                    if (got[d].scale && r % 7 == 0)
+                        same_scales(kernel, &w->p[d], got[d], w->row[r], i * HEADS, &w->p[i], want[i], r,
+                                    HEADS);
+                }
             for (int row = 0; row < w->p[d].rows; row++) /* and nothing beside it */
                 for (int c = 0; c < MLP; c++)
                     cr_assert(there[((size_t)row * (size_t)got[d].ld + (size_t)(DEVICES * own + c)) *
-                                    dtype_size(act)] == (char)0xff);
+                                    dtype_size(result)] == (char)0xff);
             free(there);
         }
         free(here);
@@ -339,8 +367,11 @@ static void check(const char *claim, const struct product *products, const char 
         struct pair w;
         pair_open(&w, claim, orders[o], 0);
         for (int i = 0; i < LISTED && products[i].head_dim; i++) check_product(&w, products[i]);
-        for (int i = 0; i < LISTED && attentions[i]; i++) check_attention(&w, attentions[i], DT_BF16, 128);
-        if (o == 0) check_attention(&w, "attention_simple_f32", DT_F32, 40);
+        for (int i = 0; i < LISTED && attentions[i]; i++) {
+            check_attention(&w, attentions[i], DT_BF16, DT_BF16, 128);
+            if (w.p[0].dev->e4m3_groups) check_attention(&w, attentions[i], DT_BF16, DT_F8E4M3, 128);
+        }
+        if (o == 0) check_attention(&w, "attention_simple_f32", DT_F32, DT_F32, 40);
         pair_close(&w);
     }
 }

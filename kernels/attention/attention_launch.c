@@ -71,8 +71,8 @@ static enum klein_status launch_with_maps(struct gpu *g, const struct attention_
                                           struct klein_error *err)
 {
     const struct tensor o = made_of(a);
-    struct attention_sm90_args args = {.o_scale = a->o.scale,
-                                       .ldo_scale = a->o.ldscale,
+    struct attention_sm90_args args = {.o_scale = o.scale,
+                                       .ldo_scale = o.ldscale,
                                        .queries = s->queries,
                                        .keys = s->keys,
                                        .group = a->heads / a->kv_heads,

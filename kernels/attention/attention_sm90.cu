@@ -168,14 +168,16 @@ DEVICE void clear_missing(uint32_t tile, const attention_sm90_args &args, const 
     bar_sync(barrier, threads);
 }
 
-/* A warp's 16 rows of a tile, to the devices that have them. */
-DEVICE void store_routed(const attention_sm90_args &args, uint32_t tile, int warp_row, int column, int row0)
+/* A warp's 16 rows of a tile, each `chunks` times 16 bytes, to the devices that have them; from byte `byte` of theirs on. */
+template <int chunks>
+DEVICE void store_routed(const attention_sm90_args &args, uint32_t tile, int warp_row, int byte, int row0)
 {
-    const int lane = lane_index(), chunk = lane % 16, byte = (column + chunk * CHUNK) * (int)sizeof(bf16);
+    const int lane = lane_index(), chunk = lane % chunks;
     sync_warp();
+    byte += chunk * 16;
     UNROLL
-    for (int i = 0; i < 8; i++) {
-        const int row = warp_row + 2 * i + lane / 16;
+    for (int i = 0; i < chunks / 2; i++) {
+        const int row = warp_row + 32 / chunks * i + lane / chunks;
         const u32x4 v = ld_shared_16(tile + chunk / 8 * ROWS * 128 + tile_offset(row, chunk % 8));
         if (row0 + row < args.queries)
             st_global_16(route_row(args.route, args.to, row0 + row, args.ldto) + byte, v);
@@ -191,9 +193,13 @@ DEVICE void store_rows(float (&o)[WIDTH / 2], const row_state &rows, const atten
     scale_rows(o, factor);
     bar_sync(barrier, WARPGROUP); /* all four warps are done with Q */
     if (args.o_scale) {
+        float *scales = args.o_scale + column / WIDTH * args.ldo_scale;
         const int first = row0 + warp_row;
-        e4m3_put(fragments_of(o), tile, warp_row, args.o_scale + column / WIDTH * args.ldo_scale + first,
-                 args.queries - first);
+        e4m3_put(fragments_of(o), tile, warp_row, [&](int row, float scale) {
+            if (first + row < args.queries)
+                st_global_4(route_row(args.route, scales, first + row, sizeof(float)),
+                            bits_from_float(scale));
+        });
     } else {
         UNROLL
         for (int j = 0; j < WIDTH / 8; j += 2) { /* two blocks of 8 columns at once */
@@ -204,7 +210,9 @@ DEVICE void store_rows(float (&o)[WIDTH / 2], const row_state &rows, const atten
                         r);
         }
     }
-    if (args.route.state) return store_routed(args, tile, warp_row, column, row0);
+    if (args.route.state)
+        return args.o_scale ? store_routed<WIDTH / 16>(args, tile, warp_row, column, row0)
+                            : store_routed<WIDTH / 8>(args, tile, warp_row, column * (int)sizeof(bf16), row0);
     fence_proxy_async();
     bar_sync(barrier, WARPGROUP);
     if (thread_index() % WARPGROUP == 0) {

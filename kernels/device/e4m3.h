@@ -28,9 +28,10 @@ DEVICE f32x2 e4m3_largest(const float (*d)[4])
     return {most[0], most[1]};
 }
 
-/* By a whole warp: puts the fragment into rows row0.. of the tile, and its rows' scales to scale[0..15] in global memory, of which the first
- * `rows` exist. Lanes exchange pairs of columns, so that each stores 4 bytes: even ones of block j, odd ones of block j + 1. */
-DEVICE void e4m3_put(const float (*d)[4], uint32_t tile, int row0, float *scale, int rows)
+/* By a whole warp: puts the fragment into rows row0.. of the tile, and calls store_scale(row of the fragment, its scale) for each. Lanes exchange
+ * pairs of columns, so that each stores 4 bytes: even ones of block j, odd ones of block j + 1. */
+template <class F>
+DEVICE void e4m3_put(const float (*d)[4], uint32_t tile, int row0, F store_scale)
 {
     const int lane = lane_index(), row = lane / 4, odd = lane & 1;
     const uint32_t within = 8 * odd + 4 * (lane / 2 % 2);
@@ -50,8 +51,8 @@ DEVICE void e4m3_put(const float (*d)[4], uint32_t tile, int row0, float *scale,
         st_shared_4(tile + tile_offset(row0 + row + 8, j / 2) + within, first >> 16 | (second & 0xffff0000));
     }
     if (lane % 4) return;
-    if (row < rows) st_global_4(scale + row, bits_from_float(largest.x / 448));
-    if (row + 8 < rows) st_global_4(scale + row + 8, bits_from_float(largest.y / 448));
+    store_scale(row, largest.x / 448);
+    store_scale(row + 8, largest.y / 448);
 }
 
 #endif

@@ -170,7 +170,10 @@ DEVICE void finish_swiglu_e4m3(float (*d)[4], const gemm_sm90_args &args, const 
     }
     free_buffer<G>();
     const int group = (segment.y_col + p.col) / E4M3_GROUP;
-    e4m3_put(d, out.buffers, 0, args.linear.y_scale + group * args.linear.ldy_scale + p.row, end - p.row);
+    float *scales = args.linear.y_scale + group * args.linear.ldy_scale + p.row;
+    e4m3_put(d, out.buffers, 0, [&](int row, float scale) {
+        if (row < end - p.row) st_global_4(scales + row, bits_from_float(scale));
+    });
     fence_proxy_async();
     sync_warp();
     if (lane_index() == 0) {
