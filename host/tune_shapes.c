@@ -23,8 +23,12 @@ static struct op_case linear_case(const struct linear_args *a)
     struct op_case c = {
         .op = OP_linear, .m = a->x.rows, .k = a->x.cols, .split = a->split, .epilogue = a->epilogue};
     const struct linear_group *g = &a->group[0];
+    const int e4m3 = a->x.dtype == DT_F8E4M3;
     c.options = option(g->bias.ptr != NULL, WITH_BIAS) | option(g->gate.ptr != NULL, WITH_GATE) |
-                option(g->w.part[0].dtype == DT_F8E4M3, QUANTISED) | option(a->x.dtype == DT_F32, X_F32);
+                option(e4m3, X_E4M3) | option(e4m3 && a->x.ldscale, X_GROUPS) |
+                option(a->y.dtype == DT_F8E4M3 || a->qkv.mlp.dtype == DT_F8E4M3, Y_E4M3) |
+                option(!e4m3 && g->w.part[0].dtype == DT_F8E4M3, QUANTISED) |
+                option(a->x.dtype == DT_F32, X_F32);
     if (a->epilogue == LINEAR_QKV) {
         c.heads = a->qkv.heads;
         c.kv_heads = a->qkv.kv_heads;
@@ -48,7 +52,8 @@ static struct op_case attention_case(const struct attention_args *a)
                             .kv_heads = a->kv_heads,
                             .hd = a->head_dim,
                             .key_len = a->keys.ptr ? a->k.rows : 0,
-                            .causal = a->causal};
+                            .causal = a->causal,
+                            .options = option(a->o.dtype == DT_F8E4M3, Y_E4M3)};
 }
 
 static struct op_case conv_case(const struct conv_args *a)

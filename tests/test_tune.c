@@ -314,3 +314,26 @@ Test(tune, the_engine_picks_what_was_measured)
                   !strstr(strstr(o.err, "tuned") + 1, "tuned"),
               "one line: %s", o.err);
 }
+
+/* In FP8 on Hopper: what attention and SwiGLU write in e4m3, with scales per 128 columns, and what multiplies it. */
+Test(tune, e4m3_by_groups, .disabled = SANITIZED)
+{
+    setenv("KLEIN_SOFT", "sm_90a", 1);
+    json_t *result = program_json(OK_RUN("tune", "--config", "tiny", "--size", "32x32", "-s", "1", "--device",
+                                         "soft", "--precision", "fp8", "--only", "F8_E4M3 by 128", "--json"));
+    json_t *s;
+    size_t i;
+    int n = 0;
+    json_array_foreach(json_object_get(result, "shapes"), i, s)
+    {
+        if (!strstr(json_string_value(json_object_get(s, "shape")), "F8_E4M3 by 128")) continue;
+        const char *kernel = json_string_value(json_object_get(s, "kernel"));
+        cr_assert(json_is_true(json_object_get(s, "measured")) &&
+                      json_array_size(json_object_get(s, "candidates")) == 2 &&
+                      strstr(kernel, "gemm_linear_e4m3_groups_sm90_"),
+                  "%s", kernel);
+        n++;
+    }
+    cr_assert_eq(n, 3); /* proj, mlp2, lin2 */
+    json_decref(result);
+}
