@@ -502,11 +502,12 @@ static struct klein_request warm_request(const struct klein_request *request)
     return q;
 }
 
-static enum klein_status warm_once(struct klein *k, const struct klein_request *q, struct klein_error *err)
+enum klein_status context_warm_alone(struct klein *k, const struct klein_request *q, struct klein_error *err)
 {
     struct klein_result result = {0};
     struct generation g = {.k = k, .request = q, .result = &result, .warm = 1};
-    enum klein_status status = generate(&g, err);
+    enum klein_status status = device_bind(k->device, err);
+    if (status == KLEIN_OK) status = generate(&g, err);
     generation_free(&g);
     klein_result_free(&result);
     return status;
@@ -527,7 +528,7 @@ enum klein_status context_warm_up(struct klein *k, const struct klein_request *r
     q.references = references;
     /* The first time ops run as they come, the second time they are captured (stage.h). */
     for (int i = 0; i < (k->device->graphs ? 2 : 0) && status == KLEIN_OK; i++)
-        status = warm_once(k, &q, err);
+        status = k->group ? group_warm_up(k->group, &q, err) : context_warm_alone(k, &q, err);
     if (!k->device->graphs && status == KLEIN_OK) {
         struct cached_plan *plan;
         struct generation g = {.k = k, .request = &q};

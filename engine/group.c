@@ -168,6 +168,7 @@ struct part {
     void *observer_user;
     struct klein_result result;
     int none; /* no picture is left for it */
+    int warm; /* group_warm_up */
     pthread_t thread;
     int started;
 };
@@ -176,9 +177,10 @@ static void *run_part(void *user)
 {
     struct part *p = user;
     struct klein_error err = {0};
-    if (context_generate_alone(p->k, &p->request, p->observer, p->observer_user, &p->result, &err) !=
-        KLEIN_OK)
-        group_stop(p->k, &err);
+    enum klein_status status =
+        p->warm ? context_warm_alone(p->k, &p->request, &err)
+                : context_generate_alone(p->k, &p->request, p->observer, p->observer_user, &p->result, &err);
+    if (status != KLEIN_OK) group_stop(p->k, &err);
     return NULL;
 }
 
@@ -330,4 +332,13 @@ enum klein_status group_generate(struct group *g, const struct klein_request *re
     result->total_seconds = clock_seconds() - begin;
     if (status != KLEIN_OK) klein_result_free(result);
     return status;
+}
+
+enum klein_status group_warm_up(struct group *g, const struct klein_request *request, struct klein_error *err)
+{
+    struct part parts[GROUP_MAX];
+    for (int i = 0; i < g->size; i++)
+        parts[i] = (struct part){.k = g->member[i], .request = *request, .warm = 1};
+    run_parts(g, parts);
+    return failure(g, err);
 }

@@ -39,8 +39,14 @@ void group_close(struct group *g);
 enum klein_status group_generate(struct group *g, const struct klein_request *request, op_observer *observer,
                                  void *observer_user, struct klein_result *result, struct klein_error *err);
 
+/* Runs a request of one picture for the sake of what the devices keep (klein_warm_up), once; each replica runs it. */
+enum klein_status group_warm_up(struct group *g, const struct klein_request *request,
+                                struct klein_error *err);
+
 /* For a member's own part of a request (generate.c), in its thread. Begin: all meet with their arenas, and with graphs of the same stages where
  * that has to be (device_exchange.alike); `turns`: the member will lose its graphs amid the request. */
+enum klein_status context_warm_alone(struct klein *k, const struct klein_request *request,
+                                     struct klein_error *err);
 enum klein_status context_generate_alone(struct klein *k, const struct klein_request *request,
                                          op_observer *observer, void *observer_user,
                                          struct klein_result *result, struct klein_error *err);

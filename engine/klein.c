@@ -248,19 +248,23 @@ EXPORT enum klein_status klein_generate(struct klein *k, const struct klein_requ
     return status;
 }
 
+static int all_are_warm(struct klein *k, const struct klein_request *q)
+{
+    for (int i = 0; k->group && i < k->group->size; i++)
+        if (!context_is_warm(k->group->member[i], q)) return 0;
+    return k->group || context_is_warm(k, q);
+}
+
 EXPORT enum klein_status klein_warm_up(struct klein *k, const struct klein_request *requests, int n,
                                        struct klein_error *err)
 {
     struct klein_request q;
     *err = (struct klein_error){0};
-    if (k->group)
-        return fail(err, KLEIN_E_UNSUPPORTED,
-                    "several GPUs are not warmed up: generate a picture of each size");
     TRY(context_enter(k, err));
     for (int i = 0; i < n && err->status == KLEIN_OK; i++)
         if (read_request(&requests[i], &q, err) == KLEIN_OK) context_warm_up(k, &q, err);
     for (int i = 0; i < n && err->status == KLEIN_OK; i++)
-        if (read_request(&requests[i], &q, err) == KLEIN_OK && !context_is_warm(k, &q))
+        if (read_request(&requests[i], &q, err) == KLEIN_OK && !all_are_warm(k, &q))
             fail(err, KLEIN_E_NO_MEMORY,
                  "request %d of %d is not kept ready: %s keeps %.2f GiB of working memory (plan_bytes), and "
                  "%d "

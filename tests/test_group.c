@@ -256,6 +256,31 @@ Test(group, ulysses_with_references, .timeout = 400, .disabled = SANITIZED)
     free(rgb);
 }
 
+/* After a warm-up the first request is a replay on all devices: text, references, prepare, two steps, decode. */
+Test(group, warmed_up, .timeout = 400, .disabled = SANITIZED)
+{
+    static const enum klein_parallel ways[2] = {KLEIN_PARALLEL_ULYSSES, KLEIN_PARALLEL_REPLICA};
+    for (int i = 0; i < 2; i++) {
+        struct softgpu_counters c;
+        struct klein_request q = small(1), shape = q;
+        shape.prompt = NULL;
+        q.images = ways[i] == KLEIN_PARALLEL_REPLICA ? 2 : 1;
+        machine("sm_90a:2", 0, SOFTGPU_LATE);
+        struct klein *k = open_group((struct members){.n = 2, .heads = 2, .parallel = ways[i]});
+        q.graph = KLEIN_GRAPH_OFF;
+        const uint64_t want = picture(k, &q);
+        q.graph = KLEIN_GRAPH_STAGES;
+        OK(klein_warm_up(k, &shape, 1, &err));
+        softgpu_reset_counters();
+        cr_assert(picture(k, &q) == want);
+        softgpu_read_counters(&c);
+        cr_assert(c.graphs == 2 * 6, "%d graphs", (int)c.graphs);
+        shape.width = 33;
+        FAILS(klein_warm_up(k, &shape, 1, &err), KLEIN_E_USAGE, "width 33");
+        klein_close(k);
+    }
+}
+
 /* Pictures over replicas, also where there are fewer pictures than devices: in order, with the seeds of one device, and with their latents
  * and the prompt's embeddings. */
 static void next_one(void *user, int image, const struct klein_result *so_far)
