@@ -243,8 +243,7 @@ double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost 
     case OP_gn_stats: /* sums, then their combination */
         return bytes + 2 * launch;
     case OP_adaln: /* its result in e4m3 with scales; the last one of a step, which stays BF16, is counted so too */
-        return bytes + launch -
-               (e4m3 ? (cost->m * cost->n - 4 * cost->m) / (memory_share * g->memory) : 0);
+        return bytes + launch - (e4m3 ? (cost->m * cost->n - 4 * cost->m) / (memory_share * g->memory) : 0);
     case OP_exchange:
         return sent_seconds(g, cost) + exchange_wait + launch;
     default:
