@@ -464,7 +464,8 @@ static struct state buffers(struct run *r, const struct dit_config *d, const str
 {
     struct state s = {.own = rows_of(r, q, r->tokens.rank)};
     int size = share_size(r->tokens), D = d->width, n = rows_in_all(s.own);
-    int room = s.room = rows_room(r->tokens, q->n_text, q->n_target, q->n_tokens - q->n_text - q->n_target);
+    const int room = rows_room(r->tokens, q->n_text, q->n_target, q->n_tokens - q->n_text - q->n_target);
+    s.room = room;
     s.z = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
     s.h = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
     s.om = tensor_rows(run_tensor(r, r->act, room, D + d->mlp_width), 0, n);

@@ -122,9 +122,8 @@ struct walk {
     struct tensor x;
     int h, w;
     size_t before, base[2];
-    struct tensor stats,
-        spare; /* [bands * groups, 2]: of x; of what comes next. The convolution that makes an
-                                   image makes its stats */
+    /* [bands * groups, 2]: of x; of what comes next. The convolution that makes an image makes its stats. */
+    struct tensor stats, spare;
     /* Of several devices each makes a band of the rows of every image, that of whole rows of the latents. Of the others' rows it has those
      * next to its own, which convolutions read. */
     struct share bands;

@@ -286,8 +286,8 @@ static enum klein_status choose_gpu(const struct settings *s, struct estimate *e
         return fail(err, KLEIN_E_USAGE, "%s does not multiply FP8; --precision bf16", e->gpu->title);
     if (e->gpus > 1 && !e->gpu->link)
         return fail(err, KLEIN_E_USAGE,
-                    "%s cards do not reach each other's memory, so several only make pictures of their own, "
-                    "each as one does; leave --gpus out",
+                    "%s cards do not reach each other's memory and exchange by NCCL, for which there are no "
+                    "figures; leave out --gpu for the memory, or --gpus for one card's times",
                     e->gpu->title);
     return KLEIN_OK;
 }

@@ -107,9 +107,9 @@ DEVICE void store_rows(const float (&o)[SLABS][mi][SLAB / 8][4], const float (&s
         }
     }
     sync_warp();
+    /* The indices are made anew in each pass: kept, they cost registers that the main loop needs. */
     UNROLL_BY(4)
-    for (int i = 0; i < 8 * mi;
-         i++) { /* what is made anew here would be kept in registers that the main loop needs */
+    for (int i = 0; i < 8 * mi; i++) {
         const int chunk = lane_index() % 16, row = warp_index() * 16 * mi + 2 * i + lane_index() / 16;
         const u32x4 v = ld_shared_16(q_tile + chunk / 8 * q_slab_bytes + tile_offset(row, chunk % 8));
         if (row0 + row >= args.queries) continue;
