@@ -188,9 +188,11 @@ int layout_translate(enum checkpoint_part part, const char *name, struct layout 
         if (n <= suffix || n >= LAYOUT_NAME_MAX || strcmp(name + n - suffix, scales[i])) continue;
         snprintf(of_weight, sizeof of_weight, "%.*s%s", (int)(n - suffix), name, weight);
         if (!translate(part, of_weight, out)) return 0;
-        size_t stem = strlen(out->name[0]) - strlen(weight);
+        const size_t length = strlen(out->name[0]), ending = strlen(weight);
+        if (length <= ending) return 0; /* nothing but the prefix of a redistribution before ".weight" */
         out->n = 1;
-        return stem + suffix < LAYOUT_NAME_MAX && strcpy(out->name[0] + stem, scales[i]);
+        return length - ending + suffix < LAYOUT_NAME_MAX &&
+               strcpy(out->name[0] + length - ending, scales[i]);
     }
     return translate(part, name, out);
 }
