@@ -55,8 +55,8 @@ static const double sync_step = 150;
  * longer: what FlashAttention 2 and 3 reach. */
 static const double softmax_instructions = 4, softmax_exposed = 0.4;
 
-static const int wgmma_tiles[][2] = {{128, 256}, {192, 192}, {128, 192}, {128, 128},
-                                     {64, 192},  {128, 8},   {0}},
+static const int wgmma_tiles[][2] = {{128, 256}, {192, 192}, {128, 192}, {128, 144},
+                                     {128, 128}, {64, 192},  {128, 8},   {0}},
                  mma_tiles[][2] = {{128, 128}, {64, 128}, {128, 64}, {128, 8}, {0}},
                  tcgen05_tiles[][2] = {{128, 256}, {128, 128}, {128, 8}, {0}};
 

@@ -667,11 +667,11 @@ Test(kernels_linear, pick)
          "gemm_sm80_linear_64x128_s2"}, /* 144 large tiles: 2 rounds */
         {89, 128, 101376, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
         {120, 170, 101376, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
-        {90, 132, 232448, GEMM_LINEAR, {512, 4096}, 3072, "gemm_linear_sm90_128x192"},
+        {90, 132, 232448, GEMM_LINEAR, {512, 4096}, 3072, "gemm_linear_sm90_128x256"},
         {90, 132, 232448, GEMM_LINEAR, {4608, 0}, 3072, "gemm_linear_sm90_192x192"},
         {90, 132, 232448, GEMM_LINEAR, {512, 0}, 2560, "gemm_linear_sm90_64x192"}, /* the encoder */
         {90, 132, 232448, GEMM_QKV, {4608, 0}, 27648, "gemm_qkv_sm90_128x256"},
-        {90, 132, 232448, 1 << LINEAR_SEGMENT_PLAIN, {4608, 0}, 27648, "gemm_linear_sm90_128x256"},
+        {90, 132, 232448, 1 << LINEAR_SEGMENT_PLAIN, {4608, 0}, 27648, "gemm_linear_sm90_192x192"},
         {100, 148, 232448, GEMM_QKV, {4608, 0}, 27648, "gemm_sm80_qkv_128x128_s3"},
     };
     const struct gemm_variant *v;
@@ -681,6 +681,19 @@ Test(kernels_linear, pick)
                      picks[i].rows[0], picks[i].rows[1], picks[i].w_rows);
         OK(gemm_pick(&s, NULL, &v, &err));
         cr_expect(!strcmp(v->name, picks[i].name), "row %zu: %s", i, v->name);
+    }
+    static const struct {
+        int rows, w_rows;
+        const char *name;
+    } by_128[] = {{4608, 3072, "gemm_linear_e4m3_groups_sm90_128x192"},
+                  {2304, 3072, "gemm_linear_e4m3_groups_sm90_128x144"}, /* 396 tiles: 3 rounds */
+                  {1536, 3072, "gemm_linear_e4m3_groups_sm90_128x144"}, /* 264 */
+                  {512, 3072, "gemm_linear_e4m3_groups_sm90_128x128"}};
+    for (size_t i = 0; i < sizeof by_128 / sizeof *by_128; i++) {
+        s = shape_of(90, 132, 232448, 1 << LINEAR_SEGMENT_RESIDUAL, by_128[i].rows, 0, by_128[i].w_rows);
+        s.type = DT_F8E4M3, s.groups = 1;
+        OK(gemm_pick(&s, NULL, &v, &err));
+        cr_expect(!strcmp(v->name, by_128[i].name), "by 128, row %zu: %s", i, v->name);
     }
     s = shape_of(80, 108, 166912, GEMM_QKV, 130, 65, 300);
     OK(gemm_pick(&s, "gemm_sm80_linear_64x128_s2,gemm_sm80_qkv_128x128_s3", &v, &err));

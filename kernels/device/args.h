@@ -135,8 +135,9 @@ struct gemm_sm90_args {
 };
 enum { GEMM_SM90_SHARED_MAX = 232448 - 1024 /* of a block, less mbarriers */ };
 /* Three or more k blocks ahead of the one that is multiplied; what is left holds output, one 64-column chunk of the tile per buffer. */
-#define GEMM_SM90_STAGE(bm, bn)  (((bm) + (bn)) * 128)
-#define GEMM_SM90_STAGES(bm, bn) (GEMM_SM90_STAGE(bm, bn) >= 40960 ? 4 : 6)
+#define GEMM_SM90_STAGE(bm, bn) (((bm) + (bn)) * 128)
+#define GEMM_SM90_STAGES(bm, bn)                                                                             \
+    (GEMM_SM90_STAGE(bm, bn) >= 40960 ? 4 : GEMM_SM90_STAGE(bm, bn) > 32768 ? 5 : 6)
 #define GEMM_SM90_SPARE(bm, bn)                                                                              \
     ((GEMM_SM90_SHARED_MAX - GEMM_SM90_STAGES(bm, bn) * GEMM_SM90_STAGE(bm, bn)) / ((bm)*128))
 #define GEMM_SM90_BUFFERS(bm, bn) (GEMM_SM90_SPARE(bm, bn) < (bn) / 64 ? GEMM_SM90_SPARE(bm, bn) : (bn) / 64)

@@ -50,6 +50,7 @@ DEVICE void wgmma_wait(SITE_ONLY)
         "+f"(d[i + 6]), "+f"(d[i + 7])
 #define WGMMA_D32(d, i) WGMMA_D8(d, i), WGMMA_D8(d, i + 8), WGMMA_D8(d, i + 16), WGMMA_D8(d, i + 24)
 #define WGMMA_D64(d)    WGMMA_D32(d, 0), WGMMA_D32(d, 32)
+#define WGMMA_D72(d)    WGMMA_D64(d), WGMMA_D8(d, 64)
 #define WGMMA_D96(d)    WGMMA_D64(d), WGMMA_D32(d, 64)
 #define WGMMA_D128(d)   WGMMA_D64(d), WGMMA_D32(d, 64), WGMMA_D32(d, 96)
 #define WGMMA_R32                                                                                            \
@@ -60,6 +61,7 @@ DEVICE void wgmma_wait(SITE_ONLY)
     WGMMA_R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
               "%50, %51, %52, %53, %54, "                                                                    \
               "%55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_R72 WGMMA_R64 ", %64, %65, %66, %67, %68, %69, %70, %71"
 #define WGMMA_R96                                                                                            \
     WGMMA_R64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
               "%82, %83, %84, %85, %86, "                                                                    \
@@ -87,12 +89,14 @@ DEVICE void wgmma_wait(SITE_ONLY)
 template <int n, bool b_mn = false>
 DEVICE void wgmma_bf16(float (&d)[n / 2], uint64_t a, uint64_t b, bool accumulate SITE)
 {
-    static_assert(n == 64 || n == 128 || n == 192 || n == 256, "widths written out below");
+    static_assert(n == 64 || n == 128 || n == 144 || n == 192 || n == 256, "widths written out below");
 #ifdef __CUDACC__
     if constexpr (n == 64 && !b_mn)
         WGMMA_SS("m64n64k16.f32.bf16.bf16", WGMMA_R32, WGMMA_D32(d, 0), 32, 33, 34, ", 0, 0");
     if constexpr (n == 128 && !b_mn)
         WGMMA_SS("m64n128k16.f32.bf16.bf16", WGMMA_R64, WGMMA_D64(d), 64, 65, 66, ", 0, 0");
+    if constexpr (n == 144 && !b_mn)
+        WGMMA_SS("m64n144k16.f32.bf16.bf16", WGMMA_R72, WGMMA_D72(d), 72, 73, 74, ", 0, 0");
     if constexpr (n == 192 && !b_mn)
         WGMMA_SS("m64n192k16.f32.bf16.bf16", WGMMA_R96, WGMMA_D96(d), 96, 97, 98, ", 0, 0");
     if constexpr (n == 256 && !b_mn)
@@ -130,10 +134,11 @@ DEVICE void wgmma_bf16(float (&d)[n / 2], const uint32_t (&a)[4], uint64_t b, bo
 template <int n>
 DEVICE void wgmma_e4m3(float (&d)[n / 2], uint64_t a, uint64_t b, bool accumulate SITE)
 {
-    static_assert(n == 64 || n == 128 || n == 192 || n == 256, "widths written out below");
+    static_assert(n == 64 || n == 128 || n == 144 || n == 192 || n == 256, "widths written out below");
 #ifdef __CUDACC__
     if constexpr (n == 64) WGMMA_SS("m64n64k32.f32.e4m3.e4m3", WGMMA_R32, WGMMA_D32(d, 0), 32, 33, 34, "");
     if constexpr (n == 128) WGMMA_SS("m64n128k32.f32.e4m3.e4m3", WGMMA_R64, WGMMA_D64(d), 64, 65, 66, "");
+    if constexpr (n == 144) WGMMA_SS("m64n144k32.f32.e4m3.e4m3", WGMMA_R72, WGMMA_D72(d), 72, 73, 74, "");
     if constexpr (n == 192) WGMMA_SS("m64n192k32.f32.e4m3.e4m3", WGMMA_R96, WGMMA_D96(d), 96, 97, 98, "");
     if constexpr (n == 256)
         WGMMA_SS("m64n256k32.f32.e4m3.e4m3", WGMMA_R128, WGMMA_D128(d), 128, 129, 130, "");

@@ -7,6 +7,11 @@ KERNEL(gemm_linear_e4m3_groups_sm90_128x192, gemm_sm90_args, GEMM_SM90_THREADS(1
     run<gemm_sm90<fp8, 128, 192, LINEAR, true>>(args);
 }
 
+KERNEL(gemm_linear_e4m3_groups_sm90_128x144, gemm_sm90_args, GEMM_SM90_THREADS(128), 1)
+{
+    run<gemm_sm90<fp8, 128, 144, LINEAR, true>>(args);
+}
+
 KERNEL(gemm_linear_e4m3_groups_sm90_128x128, gemm_sm90_args, GEMM_SM90_THREADS(128), 1)
 {
     run<gemm_sm90<fp8, 128, 128, LINEAR, true>>(args);

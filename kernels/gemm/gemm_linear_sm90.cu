@@ -16,6 +16,11 @@ KERNEL(gemm_linear_sm90_128x192, gemm_sm90_args, GEMM_SM90_THREADS(128), 1)
     run<gemm_sm90<bf16, 128, 192, LINEAR>>(args);
 }
 
+KERNEL(gemm_linear_sm90_128x144, gemm_sm90_args, GEMM_SM90_THREADS(128), 1)
+{
+    run<gemm_sm90<bf16, 128, 144, LINEAR>>(args);
+}
+
 KERNEL(gemm_linear_sm90_128x128, gemm_sm90_args, GEMM_SM90_THREADS(128), 1)
 {
     run<gemm_sm90<bf16, 128, 128, LINEAR>>(args);

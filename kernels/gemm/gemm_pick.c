@@ -19,9 +19,9 @@
     }
 
 /* Of equals the first. rate: a tile of 64 x 128 reads 3/2 of the operands' bytes per product that one of 128 x 128 reads, and its warps
- * issue fewer mma per load; how much that costs was not measured. wgmma, estimated too: twice mma.sync; by the bytes per product that a tile
- * reads from the L2, which holds small tiles back: 128 x 128 4/3 of 128 x 256, 64 x 192 16/9, 192 x 192 8/9. 192 columns do not hold
- * whole heads. */
+ * issue fewer mma per load; how much that costs was not measured. wgmma, as predict.c has it: twice mma.sync, and by the bytes per product
+ * that a tile reads from the L2, which holds small tiles back: 128 x 128 4/3 of 128 x 256, 64 x 192 16/9, 192 x 192 8/9. 192 and 144 columns do not hold
+ * whole heads. 144: 3072 columns are 22 tiles then, and 4608, 2304 or 1536 rows of 22 tiles fill whole rounds of 132 multiprocessors. */
 static const struct gemm_variant variants[] = {
     MMA("gemm_sm80_linear_128x128_s3", GEMM_LINEAR, DT_BF16, 80, 128, 3, GEMM_SM80_THREADS, 2, 1.0),
     MMA("gemm_sm80_linear_128x128_s2", GEMM_LINEAR, DT_BF16, 80, 128, 2, GEMM_SM80_THREADS, 2, 1.0),
@@ -34,18 +34,20 @@ static const struct gemm_variant variants[] = {
     MMA("gemm_sm89_qkv_128x128_s3", GEMM_QKV, DT_F8E4M3, 89, 128, 3, GEMM_SM89_THREADS(128), 1, 1.0),
     MMA("gemm_sm89_qkv_64x128_s2", GEMM_QKV, DT_F8E4M3, 89, 64, 2, GEMM_SM89_THREADS(64), 2, 0.85),
     WGMMA("gemm_linear_sm90_128x256", GEMM_LINEAR, DT_BF16, 0, 128, 256, 2.2),
-    WGMMA("gemm_linear_sm90_192x192", GEMM_LINEAR, DT_BF16, 0, 192, 192, 2.2),
-    WGMMA("gemm_linear_sm90_128x192", GEMM_LINEAR, DT_BF16, 0, 128, 192, 2.1),
-    WGMMA("gemm_linear_sm90_128x128", GEMM_LINEAR, DT_BF16, 0, 128, 128, 1.95),
-    WGMMA("gemm_linear_sm90_64x192", GEMM_LINEAR, DT_BF16, 0, 64, 192, 1.6),
+    WGMMA("gemm_linear_sm90_192x192", GEMM_LINEAR, DT_BF16, 0, 192, 192, 2.4),
+    WGMMA("gemm_linear_sm90_128x192", GEMM_LINEAR, DT_BF16, 0, 128, 192, 2.0),
+    WGMMA("gemm_linear_sm90_128x144", GEMM_LINEAR, DT_BF16, 0, 128, 144, 1.75),
+    WGMMA("gemm_linear_sm90_128x128", GEMM_LINEAR, DT_BF16, 0, 128, 128, 1.65),
+    WGMMA("gemm_linear_sm90_64x192", GEMM_LINEAR, DT_BF16, 0, 64, 192, 1.25),
     WGMMA("gemm_qkv_sm90_128x256", GEMM_QKV, DT_BF16, 0, 128, 256, 2.2),
-    WGMMA("gemm_qkv_sm90_128x128", GEMM_QKV, DT_BF16, 0, 128, 128, 1.95),
+    WGMMA("gemm_qkv_sm90_128x128", GEMM_QKV, DT_BF16, 0, 128, 128, 1.65),
     WGMMA("gemm_linear_e4m3_sm90_128x256", GEMM_LINEAR, DT_F8E4M3, 0, 128, 256, 2.2),
-    WGMMA("gemm_linear_e4m3_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 0, 128, 128, 1.95),
+    WGMMA("gemm_linear_e4m3_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 0, 128, 128, 1.65),
     WGMMA("gemm_qkv_e4m3_sm90_128x256", GEMM_QKV, DT_F8E4M3, 0, 128, 256, 2.2),
-    WGMMA("gemm_qkv_e4m3_sm90_128x128", GEMM_QKV, DT_F8E4M3, 0, 128, 128, 1.95),
+    WGMMA("gemm_qkv_e4m3_sm90_128x128", GEMM_QKV, DT_F8E4M3, 0, 128, 128, 1.65),
     WGMMA("gemm_linear_e4m3_groups_sm90_128x192", GEMM_LINEAR, DT_F8E4M3, 1, 128, 192, 2.0),
-    WGMMA("gemm_linear_e4m3_groups_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 1, 128, 128, 1.7),
+    WGMMA("gemm_linear_e4m3_groups_sm90_128x144", GEMM_LINEAR, DT_F8E4M3, 1, 128, 144, 1.75),
+    WGMMA("gemm_linear_e4m3_groups_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 1, 128, 128, 1.65),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants, GROUP = 128 /* columns with a scale */ };
 

@@ -89,36 +89,95 @@ DEVICE void scale_blocks(float (*d)[4], const linear_kernel_args &a, epilogue_ro
     }
 }
 
-/* PLAIN, SILU, RESIDUAL: 64 columns after the other. Here and below p.row is the warp's first row, and `rows` what this thread has of
- * its 16 rows. */
+/* n blocks from column `col` on: all but the residual. Says whether they are stored: f32 is, residual and all. Here and below p.row is the
+ * warp's first row, and `rows` what this thread has of its 16 rows. */
+template <class G, int n>
+DEVICE bool finish_blocks(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
+                          int end, int col)
+{
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const linear_segment_weights &w = segment.group[p.group];
+    scale_blocks<G, n>(d, args.linear, rows, w.w_scale, col, segment.cols);
+    if constexpr (G::FAMILY == LINEAR) {
+        if (w.bias) epilogue_bias<n>(d, w.bias, col, segment.cols);
+        if (segment.kind == LINEAR_SEGMENT_SILU) epilogue_silu<n>(d);
+        if (segment.y_type == ELEMENT_F32) {
+            const float *from = segment.kind == LINEAR_SEGMENT_RESIDUAL
+                                    ? (const float *)segment.residual + (int64_t)p.row * segment.ldr + col
+                                    : nullptr;
+            epilogue_store_f32<n>(d, (float *)segment.y + (int64_t)p.row * segment.ldy + col, segment.ldy,
+                                  from, segment.ldr, w.gate, end - p.row, col, segment.cols);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The columns beyond the last chunk: 32 bytes of a row are two lanes'. Eight lanes have every second row: no two meet in a bank. */
+struct tail_place {
+    int row, col;    /* of this lane's 16 bytes */
+    uint32_t offset; /* of them in a buffer */
+    bool exists;
+};
+template <class G>
+DEVICE tail_place tail_of(const gemm_sm90_args &args, const tile_place &p, int end)
+{
+    const int lane = lane_index(), half = lane % 2, row = lane / 16 * 8 + lane / 2 % 4 * 2 + lane / 8 % 2,
+              col = p.col + CHUNK * G::CHUNKS + 8 * half;
+    return {p.row + row, col, tile_offset(row, half),
+            p.row + row < end && col < args.linear.segment[p.segment].cols};
+}
+
+template <class G>
+DEVICE u32x4 load_tail(const linear_segment &segment, const tail_place &t)
+{
+    if (!t.exists) return {0, 0, 0, 0};
+    return ld_global_16((const bf16 *)segment.residual + (int64_t)t.row * segment.ldr + t.col);
+}
+
+/* Through the first buffer, which is the next. */
+template <class G>
+DEVICE void finish_tail(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
+                        int end, const outlet &out, const tail_place &t, bool residual, u32x4 before)
+{
+    enum { BLOCKS = G::TAIL / 8 };
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const int col = p.col + CHUNK * G::CHUNKS;
+    if (finish_blocks<G, BLOCKS>(d, args, p, rows, end, col)) return;
+    free_buffer<G>();
+    if (residual) {
+        st_shared_16(out.buffers + t.offset, before);
+        sync_warp();
+        epilogue_residual<BLOCKS>(d, out.buffers, 0, 0, segment.group[p.group].gate, col, segment.cols);
+    }
+    epilogue_put<BLOCKS>(d, out.buffers, 0, 0); /* where this thread has read the residual */
+    sync_warp();
+    const u32x4 v = ld_shared_16(out.buffers + t.offset);
+    if (t.exists) st_global_16((bf16 *)segment.y + (int64_t)t.row * segment.ldy + t.col, v);
+    fence_proxy_async(); /* the copy engine may have the buffer */
+    sync_warp();
+}
+
+/* PLAIN, SILU, RESIDUAL: 64 columns after the other. */
 template <class G>
 DEVICE void finish_columns(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
                            int end, outlet &out)
 {
     const linear_segment &segment = args.linear.segment[p.segment];
-    const linear_segment_weights &w = segment.group[p.group];
     const bool residual = G::FAMILY == LINEAR && segment.kind == LINEAR_SEGMENT_RESIDUAL;
+    const tail_place tail = tail_of<G>(args, p, end);
+    u32x4 tail_residual = {};
+    if constexpr (G::TAIL)
+        if (residual && segment.y_type == ELEMENT_BF16) tail_residual = load_tail<G>(segment, tail);
     UNROLL
     for (int c = 0; c < G::CHUNKS; c++) {
         float(*e)[4] = d + CHUNK_BLOCKS * c;
         const int col = p.col + CHUNK * c, buffer = c % G::BUFFERS;
-        scale_blocks<G, CHUNK_BLOCKS>(e, args.linear, rows, w.w_scale, col, segment.cols);
-        if constexpr (G::FAMILY == LINEAR) {
-            if (w.bias) epilogue_bias<CHUNK_BLOCKS>(e, w.bias, col, segment.cols);
-            if (segment.kind == LINEAR_SEGMENT_SILU) epilogue_silu<CHUNK_BLOCKS>(e);
-            if (segment.y_type == ELEMENT_F32) {
-                const float *from =
-                    residual ? (const float *)segment.residual + (int64_t)p.row * segment.ldr + col : nullptr;
-                epilogue_store_f32<CHUNK_BLOCKS>(e, (float *)segment.y + (int64_t)p.row * segment.ldy + col,
-                                                 segment.ldy, from, segment.ldr, w.gate, end - p.row, col,
-                                                 segment.cols);
-                continue;
-            }
-        }
+        if (finish_blocks<G, CHUNK_BLOCKS>(e, args, p, rows, end, col)) continue;
         if (residual) {
             mbar_wait(out.residual + 8 * buffer, out.phase);
-            epilogue_residual<CHUNK_BLOCKS>(e, out.buffers + buffer * CHUNK_BYTES, 0, 0, w.gate, col,
-                                            segment.cols);
+            epilogue_residual<CHUNK_BLOCKS>(e, out.buffers + buffer * CHUNK_BYTES, 0, 0,
+                                            segment.group[p.group].gate, col, segment.cols);
             sync_warp(); /* all have read what send overwrites */
         } else {
             free_buffer<G>();
@@ -130,6 +189,8 @@ DEVICE void finish_columns(float (*d)[4], const gemm_sm90_args &args, const tile
         }
         if (residual && buffer == G::BUFFERS - 1) out.phase ^= 1;
     }
+    if constexpr (G::TAIL)
+        finish_tail<G>(d + CHUNK_BLOCKS * G::CHUNKS, args, p, rows, end, out, tail, residual, tail_residual);
 }
 
 /* SWIGLU: the first half of the blocks are gates, the second what they multiply. */

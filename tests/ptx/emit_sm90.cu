@@ -127,6 +127,11 @@ EMIT(wgmma_bf16_128, "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%f"
 {
     PRODUCT(128, wgmma_bf16<128>(d, s, s, c));
 }
+EMIT(wgmma_bf16_144, "wgmma.mma_async.sync.aligned.m64n144k16.f32.bf16.bf16 {%f", "}, %rd", ", %rd",
+     ", p, 1, 1, 0, 0;")
+{
+    PRODUCT(144, wgmma_bf16<144>(d, s, s, c));
+}
 EMIT(wgmma_bf16_192, "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {%f", "}, %rd", ", %rd",
      ", p, 1, 1, 0, 0;")
 {
@@ -176,6 +181,11 @@ EMIT(wgmma_e4m3_128, "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {%f"
      ", p, 1, 1;")
 {
     PRODUCT(128, wgmma_e4m3<128>(d, s, s, c));
+}
+EMIT(wgmma_e4m3_144, "wgmma.mma_async.sync.aligned.m64n144k32.f32.e4m3.e4m3 {%f", "}, %rd", ", %rd",
+     ", p, 1, 1;")
+{
+    PRODUCT(144, wgmma_e4m3<144>(d, s, s, c));
 }
 EMIT(wgmma_e4m3_192, "wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {%f", "}, %rd", ", %rd",
      ", p, 1, 1;")
