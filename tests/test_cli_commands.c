@@ -251,6 +251,30 @@ Test(cli_commands, plan_of_several_gpus)
 }
 
 /* What a shape needs on the card: the parts are those of the checkpoint, and FP8 halves the blocks of the transformer. */
+/* What klein is held to on an H100, by the model (SPEED.md): seconds of a request and of a step, and what several cards make of one's step. */
+Test(cli_commands, plan_meets_the_goals)
+{
+#define FP8 "--precision", "fp8"
+    const double step = predicted(OK_RUN(PLAN, FP8), "step_seconds");
+    const struct {
+        const char *what;
+        double value, goal;
+    } goals[] = {
+        {"1024x1024 BF16", predicted(OK_RUN(PLAN), "seconds"), 0.235},
+        {"1024x1024 FP8", predicted(OK_RUN(PLAN, FP8), "seconds"), 0.170},
+        {"512x512 BF16", predicted(OK_RUN("plan", "--size", "512x512", "--gpu", "h100", "--json"), "seconds"),
+         0.090},
+        {"a step, BF16", predicted(OK_RUN(PLAN), "step_seconds"), 0.055},
+        {"a step, FP8", step, 0.036},
+        {"two cards", predicted(OK_RUN(PLAN, FP8, "--gpus", "2"), "step_seconds") / step, 0.55},
+        {"four cards", predicted(OK_RUN(PLAN, FP8, "--gpus", "4"), "step_seconds") / step, 0.32},
+        {"eight cards", predicted(OK_RUN(PLAN, FP8, "--gpus", "8"), "step_seconds") / step, 0.22},
+    };
+    for (size_t i = 0; i < sizeof goals / sizeof *goals; i++)
+        cr_expect(goals[i].value > 0 && goals[i].value <= goals[i].goal, "%s: %g, not %g", goals[i].what,
+                  goals[i].value, goals[i].goal);
+}
+
 Test(cli_commands, plan_says_what_a_card_needs)
 {
     json_t *bf16 = program_json(OK_RUN("plan", "--json")),
