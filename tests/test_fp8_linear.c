@@ -33,7 +33,7 @@ static struct bench bench_open(const char *chip, const char *seed, const char *a
     setenv("KLEIN_SOFT_ASYNC", async, 1);
     cr_assert(softgpu_config_from_env(&c));
     snprintf(c.arch, sizeof c.arch, "%s", chip);
-    c.check_races = 1;
+    c.check_races = c.count_accesses = 1;
     cr_assert(softgpu_configure(&c));
     OK(device_open("soft", &(struct device_options){0}, &b.dev, &err));
     OK(device_open("ref", &(struct device_options){.threads = 1}, &b.ref, &err));
@@ -335,6 +335,7 @@ static struct tensor read_groups(struct bench *b, struct tensor d)
 static uint64_t check_groups(const char *seed, const char *async)
 {
     struct bench b = bench_open("sm_90a", seed, async);
+    softgpu_reset_counters();
     struct linear_args up = {.split = 22, .epilogue = LINEAR_SWIGLU}, down = {.epilogue = LINEAR_RESIDUAL};
     struct linear_args up_host = up, down_host = down;
     struct tensor x = on_device(&b, numbers(&b, DT_BF16, M, K, 0));
@@ -370,6 +371,11 @@ static uint64_t check_groups(const char *seed, const char *async)
     struct tensor o = read_groups(&b, a.o);
     l2 = relative_l2(o, a_host.o);
     cr_assert(l2 <= 0.03 && l2 > 0.005, "attention: relative L2 %g", l2);
+
+    struct softgpu_counters cost;
+    softgpu_read_counters(&cost);
+    cr_assert(cost.shared_wavefronts > 0 && cost.bank_conflicts == 0, "%d bank conflicts",
+              (int)cost.bank_conflicts);
 
     uint64_t hash = fnv1a(o.ptr, bytes_of(o));
     hash = hash * 31 + fnv1a(down_host.x.ptr, bytes_of(down_host.x));
