@@ -160,14 +160,15 @@ static int attention_by_mma_sync(const struct gpu_spec *g, const struct attentio
     return g->products == GPU_MMA_SYNC || p->head_dim != 128;
 }
 
-struct tiling attention_tiling(const struct gpu_spec *g, const struct attention_problem *p, int rows)
+/* exposed: the share of the shorter of products and softmax that the longer does not hide. */
+static struct tiling attention_in_tiles(const struct gpu_spec *g, const struct attention_problem *p, int rows,
+                                        double exposed)
 {
     int sync = attention_by_mma_sync(g, p);
     double rate = sync ? g->mma_sync : g->bf16, keys = 64;
     double products = 4 * rows * keys * p->head_dim / rate;
     double softmax = rows * keys * (1 / exponentials + softmax_instructions / lanes);
-    double step =
-        fmax(products, softmax) + softmax_exposed * fmin(products, softmax) + (sync ? 2 * sync_step : 0);
+    double step = fmax(products, softmax) + exposed * fmin(products, softmax) + (sync ? 2 * sync_step : 0);
     double steps = ceil(p->keys / keys);
     if (p->causal) steps = (steps + rows / keys) / 2; /* on average */
     double end = tile_latency + products / 2 + rows * p->head_dim * tile_instructions / lanes;
@@ -175,11 +176,23 @@ struct tiling attention_tiling(const struct gpu_spec *g, const struct attention_
     return (struct tiling){p->heads * ceil(p->queries / rows), steps * step + end};
 }
 
+struct tiling attention_tiling(const struct gpu_spec *g, const struct attention_problem *p, int rows)
+{
+    return attention_in_tiles(g, p, rows, softmax_exposed);
+}
+
 double predict_attention(const struct gpu_spec *g, const struct attention_problem *p)
 {
     /* 128 queries per block, 64 where two blocks of 128 and their operands do not fit. */
     int small = attention_by_mma_sync(g, p) && (g->shared < 128 || p->head_dim > 128);
-    return tiling_seconds(g, attention_tiling(g, p, small ? 64 : 128));
+    struct tiling t = attention_tiling(g, p, small ? 64 : 128);
+    const double rest = fmod(t.tiles, g->multiprocessors);
+    if (g->products != GPU_WGMMA || attention_by_mma_sync(g, p) || 2 * rest > g->multiprocessors)
+        return tiling_seconds(g, t);
+    /* The last round in halves (attention_pick.h): a warpgroup alone, none of whose softmax is taken to be hidden. */
+    struct tiling halves = attention_in_tiles(g, p, 64, 1);
+    t.tiles -= rest, halves.tiles = 2 * rest;
+    return tiling_seconds(g, t) + tiling_seconds(g, halves);
 }
 
 int resident_blocks(const struct gpu_spec *g, int registers, int threads, int shared)

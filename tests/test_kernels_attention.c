@@ -22,11 +22,14 @@ static enum klein_status run_attention(struct device *dev, const struct attentio
 
 static const struct op_table ops = {.attention = run_attention};
 
+static int multiprocessors; /* that the chip is said to have; 0: its own */
+
 static struct gpu_device *open_chip(const char *arch, uint64_t seed, enum softgpu_async async, int count)
 {
     struct softgpu_config c;
     cr_assert(softgpu_config_from_env(&c));
     snprintf(c.arch, sizeof c.arch, "%s", arch);
+    c.multiprocessors = multiprocessors;
     c.seed = seed;
     c.async = async;
     c.count_accesses = count;
@@ -127,14 +130,20 @@ Test(kernels_attention, one_warpgroup_in_other_orders)
     check_forced("attention_sm90_64x128", 8, SOFTGPU_NOW, 16);
 }
 
+/* One multiprocessor has no rest to halve; the chip's own 132 halve nearly all cases. */
 Test(kernels_attention, producer_and_consumers)
 {
+    multiprocessors = 1;
     check_forced("attention_sm90_128x128", 0, SOFTGPU_LATE, 16);
+    multiprocessors = 0;
+    check_forced("attention_sm90_128x128", 2, SOFTGPU_LATE, 16);
 }
 
 Test(kernels_attention, producer_and_consumers_in_other_orders)
 {
+    multiprocessors = 1;
     check_forced("attention_sm90_128x128", 45, SOFTGPU_RANDOM, 16);
+    multiprocessors = 5;
     check_forced("attention_sm90_128x128", 6, SOFTGPU_NOW, 16);
 }
 
@@ -274,8 +283,10 @@ Test(kernels_attention, same_bytes_in_every_order)
                 {"attention_simple_bf16", "a tile less one"}};
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         const struct op_case *c = case_named(runs[i].name);
+        multiprocessors = 0;
         uint64_t first = bytes_of_case(c, runs[i].kernel, 0, SOFTGPU_LATE);
         for (int seed = 1; seed < 9; seed++) {
+            multiprocessors = seed % 4; /* which blocks are halves */
             uint64_t again = bytes_of_case(c, runs[i].kernel, (uint64_t)seed, (enum softgpu_async)(seed % 3));
             cr_assert(again == first, "%s, seed %d", runs[i].kernel, seed);
         }
@@ -342,18 +353,19 @@ Test(kernels_attention, no_bank_conflicts_no_wasted_sectors)
     check_counts("attention_wide_sm80", 64, 64, 192, 2, 2 * 3 + 2);
 }
 
-/* Three tiles of keys each: every stage is used again. */
+/* Three tiles of keys each: every stage is used again. `rows` of a block: queries. */
 static void check_counts_sm90(const char *kernel, int rows, uint64_t barriers_per_block,
                               uint64_t barriers_per_further_tile)
 {
     enum { KEYS = 384, TILES = KEYS / 128, HEADS = 2 };
-    const uint64_t blocks = 2 * HEADS;
-    struct softgpu_counters c = count(kernel, 2 * rows, KEYS, HEADS, HD);
+    const int queries = 256;
+    const uint64_t blocks = (uint64_t)(queries / rows * HEADS);
+    struct softgpu_counters c = count(kernel, queries, KEYS, HEADS, HD);
     cr_assert(c.blocks == blocks && c.dependents == 1);
     cr_assert(c.shared_wavefronts > 0 && c.bank_conflicts == 0, "%s: %llu bank conflicts", kernel,
               (unsigned long long)c.bank_conflicts);
     cr_assert(c.global_sectors == 0 && c.cp_async_bytes == 0);
-    cr_assert(c.tensor_flops == 4ull * (uint64_t)(2 * rows * KEYS * HEADS * HD));
+    cr_assert(c.tensor_flops == 4ull * (uint64_t)(queries * KEYS * HEADS * HD));
     cr_assert(c.tma_bytes == 2ull * blocks * HD * (uint64_t)(2 * rows + 2 * KEYS)); /* q, o; k, v */
     cr_assert(c.barriers == blocks * (barriers_per_block + barriers_per_further_tile * (TILES - 1)),
               "%s: %llu barriers", kernel, (unsigned long long)c.barriers);
@@ -361,8 +373,11 @@ static void check_counts_sm90(const char *kernel, int rows, uint64_t barriers_pe
 
 Test(kernels_attention, what_the_sm90_kernels_move)
 {
-    check_counts_sm90("attention_sm90_64x128", 64, 4, 2);   /* further tiles: two stages are filled again */
+    check_counts_sm90("attention_sm90_64x128", 64, 4, 2); /* further tiles: two stages are filled again */
+    multiprocessors = 2;
     check_counts_sm90("attention_sm90_128x128", 128, 5, 2); /* further tiles: the two take turns */
+    multiprocessors = 8;
+    check_counts_sm90("attention_sm90_128x128", 64, 3, 0); /* halves */
 }
 
 /* ---- dependent launches --------------------------------------------------------------------------------------------------- */
@@ -438,7 +453,7 @@ Test(kernels_attention, pick)
         {{90, 132, DT_BF16, 32, 512, 512, 128, 1, 0}, "attention_sm90_128x128"}, /* 128 tiles */
         {{90, 132, DT_BF16, 24, 704, 704, 128, 1, 0},
          "attention_sm90_64x128"}, /* 144 large tiles: two waves */
-        {{90, 132, DT_BF16, 24, 256, 256, 128, 1, 0}, "attention_sm90_64x128"}, /* 48 large tiles */
+        {{90, 132, DT_BF16, 24, 256, 256, 128, 1, 0}, "attention_sm90_128x128"}, /* 48 large tiles: halves */
         {{90, 132, DT_BF16, 24, 4608, 4608, 128, 0, 0}, "attention_simple_bf16"},
         {{103, 148, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm80_128x48"},
         {{100, 148, DT_BF16, 24, 4608, 4608, 128, 1, 0}, "attention_sm80_128x48"},
@@ -450,7 +465,7 @@ Test(kernels_attention, pick)
         {{80, 108, DT_BF16, 24, 4608, 4608, 128, 0, 0}, "attention_simple_bf16"},
         {{80, 108, DT_BF16, 2, 35, 35, 22, 1, 0}, "attention_simple_bf16"},
         {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1, 1}, "attention_sm90_128x128"},
-        {{90, 132, DT_BF16, 24, 256, 256, 128, 1, 1}, "attention_sm90_64x128"},
+        {{90, 132, DT_BF16, 24, 704, 704, 128, 1, 1}, "attention_sm90_64x128"},
         {{90, 132, DT_F32, 24, 4608, 4608, 128, 1, 0}, "attention_simple_f32"},
     };
     for (size_t i = 0; i < sizeof picks / sizeof *picks; i++) {
@@ -462,6 +477,18 @@ Test(kernels_attention, pick)
     OK(attention_pick(&picks[0].shape, "attention_sm80_64x64", &v, &err));
     cr_assert(v == attention_variant(3) && attention_variant(-1) == NULL && attention_variant(7) == NULL);
     cr_assert(attention_blocks(v, &picks[0].shape) == 72);
+    static const struct {
+        int heads, queries, whole, halves;
+    } cuts[] = {{12, 4608, 396, 72}, /* one of two cards: 3 rounds and 36 blocks */
+                {24, 4608, 864, 0},  /* 6 rounds and 72 blocks: more than half of a round */
+                {24, 1536, 264, 48}, {32, 512, 128, 0}, {1, 130, 0, 4}, {11, 1536, 132, 0}};
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        const struct attention_shape s = {90, 132, DT_BF16, cuts[i].heads, cuts[i].queries, 4608, 128, 1, 0};
+        const struct attention_cut cut = attention_cut(attention_variant(0), &s),
+                                   small = attention_cut(attention_variant(1), &s);
+        cr_expect(cut.whole == cuts[i].whole && cut.halves == cuts[i].halves, "row %zu", i);
+        cr_expect(small.halves == 0 && small.whole == (int64_t)cuts[i].heads * ((cuts[i].queries + 63) / 64));
+    }
     FAILS(attention_pick(&picks[0].shape, "attention_sm81", &v, &err), KLEIN_E_INPUT, "no such kernel");
     FAILS(attention_pick(&picks[sizeof picks / sizeof *picks - 1].shape, "attention_sm80_64x64", &v, &err),
           KLEIN_E_UNSUPPORTED, "heads of 128");

@@ -115,7 +115,7 @@ static enum klein_status wrong_linear(struct device *dev, const struct linear_ar
 {
     struct gpu *g = gpu_of(dev);
     struct linear_args less = *a;
-    if (g->tuned && !strcmp(g->tuned->row->kernel, "gemm_sm80_linear_64x128_s2")) {
+    if (g->tuned && !strcmp(g->tuned->row->kernel, "gemm_sm80_linear_128x128_s2")) {
         less.x = tensor_rows(a->x, 0, a->x.rows - 2);
         less.y = tensor_rows(a->y, 0, a->y.rows - 2);
         TRY(right->linear(dev, &less, err)); /* another shape: the rules' kernel */
@@ -125,7 +125,7 @@ static enum klein_status wrong_linear(struct device *dev, const struct linear_ar
         TRY(right->linear(dev, &less, err));
         less = *a;
         void (*picked)(void *, enum op_id, const char *, const void *, const char *) = g->picked;
-        picked(g->picked_user, OP_linear, shape, NULL, "gemm_sm80_linear_64x128_s2");
+        picked(g->picked_user, OP_linear, shape, NULL, "gemm_sm80_linear_128x128_s2");
         return KLEIN_OK;
     }
     return right->linear(dev, a, err);
@@ -166,7 +166,7 @@ Test(tune, wrong_kernels_are_named_and_left_out)
     for (int i = 0; i < s->candidates; i++) {
         const struct tune_candidate *c = &s->candidate[i];
         without += !strcmp(c->kernel, "gemm_sm80_linear_128x128_s3");
-        if (strcmp(c->kernel, "gemm_sm80_linear_64x128_s2")) {
+        if (strcmp(c->kernel, "gemm_sm80_linear_128x128_s2")) {
             cr_assert(!c->excluded[0] && c->seconds > 0, "%s: %s", c->kernel, c->excluded);
         } else {
             wrong++;
@@ -329,7 +329,7 @@ Test(tune, e4m3_by_groups, .disabled = SANITIZED)
         if (!strstr(json_string_value(json_object_get(s, "shape")), "F8_E4M3 by 128")) continue;
         const char *kernel = json_string_value(json_object_get(s, "kernel"));
         cr_assert(json_is_true(json_object_get(s, "measured")) &&
-                      json_array_size(json_object_get(s, "candidates")) == 2 &&
+                      json_array_size(json_object_get(s, "candidates")) == 3 &&
                       strstr(kernel, "gemm_linear_e4m3_groups_sm90_"),
                   "%s", kernel);
         n++;

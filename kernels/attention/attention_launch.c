@@ -35,9 +35,11 @@ static enum klein_status check(const struct attention_args *a, struct klein_erro
 static enum klein_status launch(struct gpu *g, const struct attention_variant *v,
                                 const struct attention_shape *s, const void *args, struct klein_error *err)
 {
+    const struct attention_cut cut = attention_cut(v, s);
+    const unsigned blocks = v->halves ? (unsigned)(cut.whole + cut.halves) : (unsigned)attention_blocks(v, s);
     return gpu_launch(g,
                       &(struct launch){.kernel = v->name,
-                                       .grid = {(unsigned)attention_blocks(v, s), (unsigned)s->heads},
+                                       .grid = {blocks, v->halves ? 1 : (unsigned)s->heads},
                                        .threads = v->threads,
                                        .shared = v->shared,
                                        .args = args,
@@ -77,6 +79,7 @@ static enum klein_status launch_with_maps(struct gpu *g, const struct attention_
                                        .keys = s->keys,
                                        .group = a->heads / a->kv_heads,
                                        .causal = a->causal,
+                                       .whole = (int)attention_cut(v, s).whole,
                                        .key_count = a->keys.ptr,
                                        .scale_log2 = (float)(a->scale * M_LOG2E),
                                        .route = exchange_route_of(g, &a->to, o.cols),

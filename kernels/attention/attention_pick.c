@@ -2,21 +2,22 @@
 
 #include "../device/args.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { SM90_128X128, SM90_64X128, SM80_128X48, SM80_64X64, WIDE_SM80, SIMPLE_BF16, SIMPLE_F32, VARIANTS };
 
 static const struct attention_variant variants[VARIANTS] = {
-    {"attention_sm90_128x128", 128, ATTENTION_SM90_128X128_THREADS, ATTENTION_SM90_128X128_SHARED, 1},
-    {"attention_sm90_64x128", 64, ATTENTION_SM90_64X128_THREADS, ATTENTION_SM90_64X128_SHARED, 1},
-    {"attention_sm80_128x48", 128, ATTENTION_SM80_THREADS, ATTENTION_SM80_128X48_SHARED, 0},
-    {"attention_sm80_64x64", 64, ATTENTION_SM80_THREADS, ATTENTION_SM80_64X64_SHARED, 0},
-    {"attention_wide_sm80", 64, ATTENTION_WIDE_SM80_THREADS, ATTENTION_WIDE_SM80_SHARED, 0},
+    {"attention_sm90_128x128", 128, ATTENTION_SM90_128X128_THREADS, ATTENTION_SM90_128X128_SHARED, 1, 1},
+    {"attention_sm90_64x128", 64, ATTENTION_SM90_64X128_THREADS, ATTENTION_SM90_64X128_SHARED, 1, 0},
+    {"attention_sm80_128x48", 128, ATTENTION_SM80_THREADS, ATTENTION_SM80_128X48_SHARED, 0, 0},
+    {"attention_sm80_64x64", 64, ATTENTION_SM80_THREADS, ATTENTION_SM80_64X64_SHARED, 0, 0},
+    {"attention_wide_sm80", 64, ATTENTION_WIDE_SM80_THREADS, ATTENTION_WIDE_SM80_SHARED, 0, 0},
     {"attention_simple_bf16", ATTENTION_SIMPLE_THREADS / 32, ATTENTION_SIMPLE_THREADS,
-     ATTENTION_SIMPLE_SHARED, 0},
+     ATTENTION_SIMPLE_SHARED, 0, 0},
     {"attention_simple_f32", ATTENTION_SIMPLE_THREADS / 32, ATTENTION_SIMPLE_THREADS, ATTENTION_SIMPLE_SHARED,
-     0},
+     0, 0},
 };
 
 const struct attention_variant *attention_variant(int i)
@@ -29,6 +30,13 @@ int attention_blocks(const struct attention_variant *v, const struct attention_s
     return s->queries / v->rows + (s->queries % v->rows != 0);
 }
 
+struct attention_cut attention_cut(const struct attention_variant *v, const struct attention_shape *s)
+{
+    const int64_t all = (int64_t)attention_blocks(v, s) * s->heads, rest = all % s->multiprocessors;
+    if (!v->halves || 2 * rest > s->multiprocessors) return (struct attention_cut){all, 0};
+    return (struct attention_cut){all - rest, 2 * rest};
+}
+
 int attention_takes(const struct attention_variant *v, const struct attention_shape *s)
 {
     const int bf16 = s->act == DT_BF16, matrix = bf16 && s->aligned && s->arch >= 80;
@@ -36,7 +44,8 @@ int attention_takes(const struct attention_variant *v, const struct attention_sh
     switch (v - variants) {
     case SM90_128X128:
     case SM90_64X128:
-        return matrix && s->head_dim == 128 && s->arch == 90; /* sm_90a code runs on nothing else */
+        return matrix && s->head_dim == 128 && s->arch == 90 && /* sm_90a code runs on nothing else */
+               (int64_t)attention_blocks(v, s) * s->heads < INT_MAX / 2;
     case SM80_128X48:
     case SM80_64X64:
         return matrix && s->head_dim == 128;
@@ -65,13 +74,13 @@ static int prefers_large_tiles(const struct attention_shape *s)
 }
 
 /* Which variant of sm_90, by the time until the last multiprocessor is done. In units of which a block of 128 queries, alone on its
- * multiprocessor, takes 10: two blocks of 64 queries that share one take 12, a single one 8, because nothing runs beside its softmax.
- * These are estimates from published speeds of both designs and their cycle counts, not measured. */
+ * multiprocessor, takes 10: two blocks of 64 queries that share one take 12, a single one 8, as does half a block: nothing runs beside its
+ * softmax. These are estimates from published speeds of both designs and their cycle counts, not measured. */
 static int prefers_one_warpgroup(const struct attention_shape *s)
 {
-    const int64_t many = s->multiprocessors, large = all_blocks(SM90_128X128, s),
-                  small = all_blocks(SM90_64X128, s), rest = small % (2 * many);
-    const int64_t time_large = 10 * ((large + many - 1) / many),
+    const struct attention_cut large = attention_cut(&variants[SM90_128X128], s);
+    const int64_t many = s->multiprocessors, small = all_blocks(SM90_64X128, s), rest = small % (2 * many);
+    const int64_t time_large = 10 * ((large.whole + many - 1) / many) + (large.halves ? 8 : 0),
                   time_small = 12 * (small / (2 * many)) + (rest == 0      ? 0
                                                             : rest <= many ? 8
                                                                            : 12);
@@ -142,8 +151,10 @@ void attention_reason(const struct attention_shape *s, const struct attention_va
     case SM90_128X128:
     case SM90_64X128:
         snprintf(out, size,
-                 "%lld blocks on %d multiprocessors: done sooner than the other of sm_90, estimated",
-                 (long long)all_blocks((int)(v - variants), s), s->multiprocessors);
+                 "%lld blocks and %lld halves on %d multiprocessors: done sooner than the other of sm_90, "
+                 "estimated",
+                 (long long)attention_cut(v, s).whole, (long long)attention_cut(v, s).halves,
+                 s->multiprocessors);
         break;
     case SM80_128X48:
         snprintf(out, size,

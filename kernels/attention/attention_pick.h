@@ -19,7 +19,8 @@ struct attention_variant {
     const char *name; /* of the kernel */
     int rows;         /* queries per block */
     unsigned threads, shared;
-    int maps; /* takes attention_sm90_args, else flash_args */
+    int maps;   /* takes attention_sm90_args, else flash_args */
+    int halves; /* the last round's blocks can be cut in two: attention_cut */
 };
 
 /* The i-th variant; NULL past the last. */
@@ -37,7 +38,13 @@ void attention_key(const struct attention_shape *s, char out[TUNED_KEY]);
 /* Why the rules pick v, for people. */
 void attention_reason(const struct attention_shape *s, const struct attention_variant *v, char *out,
                       size_t size);
-/* Blocks of a launch: x; y is heads. */
+/* Blocks of a head. */
 int attention_blocks(const struct attention_variant *v, const struct attention_shape *s);
+/* A launch: `whole` blocks of v->rows queries, then `halves` of half as many. Where what is left for a last round occupies no more than
+ * half of the multiprocessors, all of it is halves: two multiprocessors have it done sooner than one, and rows are what they were. */
+struct attention_cut {
+    int64_t whole, halves;
+};
+struct attention_cut attention_cut(const struct attention_variant *v, const struct attention_shape *s);
 
 #endif

@@ -7,7 +7,8 @@
  * key; only tiles that hold an edge are masked.
  *   64x128   one warpgroup per block, which also starts the copies; two blocks per multiprocessor. K and V take turns in three stages.
  *   128x128  a producer and two consumer warpgroups, one block per multiprocessor, two stages each for K and V. The consumers take turns
- *            in starting products, so that the softmax of one runs beside the products of the other. */
+ *            in starting products, so that the softmax of one runs beside the products of the other. The blocks of a last round that
+ *            would leave half of the multiprocessors idle are cut in two, with one consumer each (attention_pick.h). */
 #include "../device/e4m3.h"
 #include "flash.inc"
 
@@ -15,19 +16,20 @@ enum { WIDTH = 128, SLABS = WIDTH / SLAB, STEPS = SLAB / 16, ROWS = 64 /* of a w
 enum { Q_BYTES = ROWS * WIDTH * 2, KEY_BYTES = KEYS * WIDTH * 2, WARPGROUP = 128, CONSUMERS = 2 };
 enum { BARRIER_ROWS = 1, BARRIER_TURN = 3, BARRIER_CLEAR = 5 }; /* named barriers; of consumer c: + c */
 
-/* What a block computes. After grid_wait. */
+/* What a block computes: 64 rows per consumer from row0 on. After grid_wait. */
 struct block_work {
-    int row0, keys, tiles, q_column, kv_column;
+    int row0, consumers, keys, tiles, q_column, kv_column;
 };
-DEVICE block_work work_of(const attention_sm90_args &args, int rows)
+DEVICE block_work work_of(const attention_sm90_args &args, int head, int row0, int consumers)
 {
     block_work w;
-    w.row0 = (args.causal ? grid_x() - 1 - block_x() : block_x()) * rows; /* the longest rows first */
+    w.row0 = row0;
+    w.consumers = consumers;
     w.keys = flash_keys(args);
-    const int end = args.causal && w.row0 + rows < w.keys ? w.row0 + rows : w.keys;
+    const int rows = consumers * ROWS, end = args.causal && row0 + rows < w.keys ? row0 + rows : w.keys;
     w.tiles = end > 0 ? ceil_div(end, (int)KEYS) : 1; /* no keys: NaN, not a hang */
-    w.q_column = block_y() * WIDTH;
-    w.kv_column = block_y() / args.group * WIDTH;
+    w.q_column = head * WIDTH;
+    w.kv_column = head / args.group * WIDTH;
     return w;
 }
 
@@ -154,13 +156,12 @@ DEVICE void pack_probabilities(uint32_t (&p)[KEYS / 16][4], float (&d)[KEYS / 2]
     for (int i = 0; i < KEYS / 4; i++) p[i / 4][i % 4] = pack_bf16(d[2 * i], d[2 * i + 1]);
 }
 
-/* By the `threads` threads that are about to multiply by the last tile of V. Beyond *key_count may lie anything, and 0 times NaN is NaN: these
+/* By the consumers' threads, which are about to multiply by the last tile of V. Beyond *key_count may lie anything, and 0 times NaN is NaN: these
  * rows become zero. (Beyond the matrix the copy engine has read zeros.) */
-template <int threads>
 DEVICE void clear_missing(uint32_t tile, const attention_sm90_args &args, const block_work &w, int thread,
                           int barrier)
 {
-    const int first = w.keys - (w.tiles - 1) * KEYS;
+    const int first = w.keys - (w.tiles - 1) * KEYS, threads = w.consumers * WARPGROUP;
     if (!args.key_count || first >= KEYS) return;
     for (int row = first + thread / 16; row < KEYS; row += threads / 16) /* 16 chunks of 16 bytes each */
         st_shared_16(tile + thread / 8 % 2 * KEYS * 128 + row * 128 + thread % 8 * 16, u32x4{0, 0, 0, 0});
@@ -275,7 +276,8 @@ KERNEL(attention_sm90_64x128, attention_sm90_args, ATTENTION_SM90_64X128_THREADS
     sync_threads();
     grid_wait();
     grid_launch_dependents();
-    const block_work w = work_of(args, ROWS);
+    const int block = args.causal ? grid_x() - 1 - block_x() : block_x(); /* the longest rows first */
+    const block_work w = work_of(args, block_y(), block * ROWS, 1);
     if (leader) {
         mbar_arrive_expect(q_full, Q_BYTES);
         load_rows<ROWS>(q, &args.q, q_full, w.q_column, w.row0);
@@ -310,7 +312,7 @@ KERNEL(attention_sm90_64x128, attention_sm90_args, ATTENTION_SM90_64X128_THREADS
         pack_probabilities(p, d);
     }
     at.wait_full();
-    clear_missing<WARPGROUP>(at.tile(), args, w, thread_index(), BARRIER_ROWS);
+    clear_missing(at.tile(), args, w, thread_index(), BARRIER_ROWS);
     start_values(o, p, at.tile(), w.tiles > 1);
     wgmma_wait<0>();
     store_rows(o, rows, args, q, BARRIER_ROWS, w.q_column, w.row0);
@@ -328,6 +330,20 @@ struct alignas(1024) attention_sm90_128x128_shared {
 };
 static_assert(sizeof(attention_sm90_128x128_shared) == ATTENTION_SM90_128X128_SHARED, "args.h");
 
+/* Blocks from args.whole on are halves: one consumer. */
+DEVICE int consumers_of(const attention_sm90_args &args)
+{
+    return block_x() < args.whole ? (int)CONSUMERS : 1;
+}
+
+DEVICE block_work work_of_block(const attention_sm90_args &args)
+{
+    const int rows = CONSUMERS * ROWS, half = block_x() - args.whole,
+              block = half < 0 ? block_x() : args.whole + half / 2, per_head = ceil_div(args.queries, rows),
+              at = block % per_head, row0 = (args.causal ? per_head - 1 - at : at) * rows;
+    return work_of(args, block / per_head, half < 0 ? row0 : row0 + half % 2 * ROWS, consumers_of(args));
+}
+
 /* When the stage is free. */
 DEVICE void load_when_free(ring<STAGES> &to, const tensor_map *map, const block_work &w, int tile)
 {
@@ -340,8 +356,8 @@ DEVICE void produce(const attention_sm90_args &args, attention_sm90_128x128_shar
 {
     ring<STAGES> k(s.k, s.k_full, s.k_empty), v(s.v, s.v_full, s.v_empty);
     const uint32_t q = shared_address(s.q), q_full = shared_address(&s.q_full);
-    mbar_arrive_expect(q_full, CONSUMERS * Q_BYTES);
-    for (int c = 0; c < CONSUMERS; c++)
+    mbar_arrive_expect(q_full, w.consumers * Q_BYTES);
+    for (int c = 0; c < w.consumers; c++)
         load_rows<ROWS>(q + c * Q_BYTES, &args.q, q_full, w.q_column, w.row0 + c * ROWS);
     for (int tile = 0; tile <= w.tiles; tile++) { /* in the order of use */
         if (tile < w.tiles) load_when_free(k, &args.k, w, tile);
@@ -363,6 +379,7 @@ DEVICE void consume(const attention_sm90_args &args, attention_sm90_128x128_shar
     const uint32_t q = shared_address(s.q[consumer]);
     const int row0 = w.row0 + consumer * ROWS, turn = BARRIER_TURN + consumer,
               other_turn = BARRIER_TURN + 1 - consumer;
+    const bool turns = w.consumers == CONSUMERS;
     row_state rows;
     float d[KEYS / 2], o[WIDTH / 2], keep[2];
     uint32_t p[KEYS / 16][4];
@@ -373,14 +390,14 @@ DEVICE void consume(const attention_sm90_args &args, attention_sm90_128x128_shar
     release(k);
     softmax_tile(d, rows, keep, args, w.keys, row0, 0);
     pack_probabilities(p, d);
-    if (consumer == 1 && w.tiles > 1) bar_arrive(other_turn, CONSUMERS * WARPGROUP); /* 0 begins */
+    if (turns && consumer == 1 && w.tiles > 1) bar_arrive(other_turn, CONSUMERS * WARPGROUP); /* 0 begins */
     for (int tile = 1; tile < w.tiles; tile++) {
         k.wait_full();
         v.wait_full();
-        bar_sync(turn, CONSUMERS * WARPGROUP);
+        if (turns) bar_sync(turn, CONSUMERS * WARPGROUP);
         start_scores(d, q, k.tile());
         start_values(o, p, v.tile(), tile > 1);
-        if (consumer == 0 || tile + 1 < w.tiles) bar_arrive(other_turn, CONSUMERS * WARPGROUP);
+        if (turns && (consumer == 0 || tile + 1 < w.tiles)) bar_arrive(other_turn, CONSUMERS * WARPGROUP);
         wgmma_wait<1>();
         release(k);
         softmax_tile(d, rows, keep, args, w.keys, row0, tile * KEYS);
@@ -391,7 +408,7 @@ DEVICE void consume(const attention_sm90_args &args, attention_sm90_128x128_shar
         pack_probabilities(p, d);
     }
     v.wait_full();
-    clear_missing<CONSUMERS * WARPGROUP>(v.tile(), args, w, thread_index() - WARPGROUP, BARRIER_CLEAR);
+    clear_missing(v.tile(), args, w, thread_index() - WARPGROUP, BARRIER_CLEAR);
     start_values(o, p, v.tile(), w.tiles > 1);
     wgmma_wait<0>();
     store_rows(o, rows, args, q, BARRIER_ROWS + consumer, w.q_column, row0);
@@ -407,15 +424,16 @@ KERNEL(attention_sm90_128x128, attention_sm90_args, ATTENTION_SM90_128X128_THREA
         for (int i = 0; i < STAGES; i++) {
             mbar_init(shared_address(&s.k_full[i]), 1);
             mbar_init(shared_address(&s.v_full[i]), 1);
-            mbar_init(shared_address(&s.k_empty[i]), CONSUMERS * 4); /* one arrival per warp */
-            mbar_init(shared_address(&s.v_empty[i]), CONSUMERS * 4);
+            mbar_init(shared_address(&s.k_empty[i]), consumers_of(args) * 4); /* one arrival per warp */
+            mbar_init(shared_address(&s.v_empty[i]), consumers_of(args) * 4);
         }
         fence_mbar_init();
     }
     sync_threads();
     grid_wait();
     grid_launch_dependents();
-    const block_work w = work_of(args, CONSUMERS * ROWS);
+    const block_work w = work_of_block(args);
+    if (thread_index() >= (1 + w.consumers) * WARPGROUP) return;
     if (thread_index() < WARPGROUP) {
         registers_decrease<24>();
         if (thread_index() == 0) produce(args, s, w);

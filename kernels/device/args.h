@@ -186,6 +186,7 @@ struct attention_sm90_args {
         o_scale; /* not NULL: o is e4m3, its box 128 columns, and o_scale[head * ldo_scale + row] made its scales */
     int64_t ldo_scale;
     int queries, keys, group, causal;
+    int whole; /* 128x128: blocks with 128 queries of a head, one head after the other; the others have 64 */
     const int32_t *key_count;
     float scale_log2;
     struct exchange_route route; /* of o, bf16, which then is at to, with rows ldto bytes apart */
