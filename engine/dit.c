@@ -258,6 +258,10 @@ struct state {
     struct tensor qkv[3],
         all_o; /* copies: what is made here, of own tokens and all heads, and of all tokens and own heads */
     struct dit_rows own;
+    /* What goes on after the block, of the own rows and of all tokens: all of them, but for the last block. */
+    struct rows {
+        int first, n;
+    } rows, queries;
     int room; /* rows: the most that a device has */
     int exchanges;
 };
@@ -319,18 +323,19 @@ static void meet(struct run *r)
 static void attention(struct run *r, const struct dit_config *d, const struct dit_request *q, struct state *s,
                       struct tensor o)
 {
-    const int heads = d->heads / share_size(r->tokens);
+    const int heads = d->heads / share_size(r->tokens), first = s->queries.first, n = s->queries.n;
     if (copies(r)) rows_to_heads(r, q, s);
     meet(r);
-    run_attention(r, &(struct attention_args){.o = copies(r) ? s->all_o : o,
-                                              .to = stored_to(r, q->tables.to_owners),
-                                              .q = s->all_qkv[0],
-                                              .k = s->all_qkv[1],
-                                              .v = s->all_qkv[2],
-                                              .heads = heads,
-                                              .kv_heads = heads,
-                                              .head_dim = d->head_dim,
-                                              .scale = 1 / sqrtf((float)d->head_dim)});
+    run_attention(
+        r, &(struct attention_args){.o = stores(r) ? o : tensor_rows(copies(r) ? s->all_o : o, first, n),
+                                    .to = stored_to(r, tensor_cols(q->tables.to_owners, first, n)),
+                                    .q = tensor_rows(s->all_qkv[0], first, n),
+                                    .k = s->all_qkv[1],
+                                    .v = s->all_qkv[2],
+                                    .heads = heads,
+                                    .kv_heads = heads,
+                                    .head_dim = d->head_dim,
+                                    .scale = 1 / sqrtf((float)d->head_dim)});
     meet(r);
     if (copies(r)) heads_to_rows(r, q, s, o);
 }
@@ -424,38 +429,58 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
                                            {.w = weight_of(img->mlp_out), .gate = mod[DIT_IMAGE][GATE2]}}});
 }
 
-/* Attention and MLP read the same normalised input and share one residual. */
+/* A single block's first product for rows [first, first + n) of x, which may be none: all of it, or k and v alone. */
+static void project(struct run *r, struct linear_args a, int first, int n, int keys_only)
+{
+    struct tensor *const rows[] = {&a.x, &a.qkv.mlp, &a.qkv.cos, &a.qkv.sin, &a.qkv.q, &a.qkv.k, &a.qkv.v};
+    const size_t all = sizeof rows / sizeof *rows, routed = a.qkv.to.size ? 3 : 0; /* q, k, v */
+    const int D = a.qkv.heads * a.qkv.head_dim;
+    if (!n) return;
+    for (size_t i = 0; i < all - routed; i++) *rows[i] = tensor_rows(*rows[i], first, n);
+    if (routed) a.qkv.to.place = tensor_cols(a.qkv.to.place, first, n);
+    if (keys_only) {
+        a.group[0].w = weight_of(tensor_rows(a.group[0].w.part[0], D, 2 * D));
+        a.qkv.q = a.qkv.mlp = (struct tensor){0};
+        a.qkv.heads = 0;
+    }
+    run_linear(r, &a);
+}
+
+/* Attention and MLP read the same normalised input and share one residual. Rows that end here are only attended to. */
 static void single_block(struct run *r, const struct dit *m, const struct dit_single *b,
                          const struct dit_request *q, struct state *s)
 {
     const struct dit_config *d = m->cfg;
-    int D = d->width;
+    int D = d->width, first = s->rows.first, n = s->rows.n, end = first + n;
     struct tensor shift = vectors(q->now, DIT_MOD_SINGLE, 1), scale = vectors(q->now, DIT_MOD_SINGLE + 1, 1);
     struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s, s->h, b->in, 0),
-                  om = attended_of(r, s, s->om, b->out);
+                  om = attended_of(r, s, s->om, b->out), z = tensor_rows(s->z, first, n);
+    const struct linear_args in = {
+        .x = h,
+        .epilogue = LINEAR_QKV,
+        .group[0] = {.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm},
+        .qkv = {.q = s->qkv[0],
+                .k = s->qkv[1],
+                .v = s->qkv[2],
+                .to = stored_to(r, q->tables.to_all),
+                .mlp = tensor_cols(om, D, d->mlp_width),
+                .cos = q->tables.rope.cos,
+                .sin = q->tables.rope.sin,
+                .heads = d->heads,
+                .kv_heads = d->heads,
+                .head_dim = d->head_dim,
+                .pairs = ROPE_INTERLEAVED,
+                .eps = d->eps}};
 
     run_adaln(r,
               &(struct adaln_args){.y = h, .x = s->z, .eps = d->eps, .shift[0] = shift, .scale[0] = scale});
-    run_linear(r, &(struct linear_args){
-                      .x = h,
-                      .epilogue = LINEAR_QKV,
-                      .group[0] = {.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm},
-                      .qkv = {.q = s->qkv[0],
-                              .k = s->qkv[1],
-                              .v = s->qkv[2],
-                              .to = stored_to(r, q->tables.to_all),
-                              .mlp = tensor_cols(om, D, d->mlp_width),
-                              .cos = q->tables.rope.cos,
-                              .sin = q->tables.rope.sin,
-                              .heads = d->heads,
-                              .kv_heads = d->heads,
-                              .head_dim = d->head_dim,
-                              .pairs = ROPE_INTERLEAVED,
-                              .eps = d->eps}});
+    project(r, in, 0, first, 1);
+    project(r, in, first, n, 0);
+    project(r, in, end, h.rows - end, 1);
     attention(r, d, q, s, tensor_cols(om, 0, D));
-    run_linear(r, &(struct linear_args){.y = s->z,
-                                        .x = om,
-                                        .residual = s->z,
+    run_linear(r, &(struct linear_args){.y = z,
+                                        .x = tensor_rows(om, first, n),
+                                        .residual = z,
                                         .epilogue = LINEAR_RESIDUAL,
                                         .group[0] = {.w = weight_of(b->out), .gate = gate}});
 }
@@ -466,6 +491,8 @@ static struct state buffers(struct run *r, const struct dit_config *d, const str
     int size = share_size(r->tokens), D = d->width, n = rows_in_all(s.own);
     const int room = rows_room(r->tokens, q->n_text, q->n_target, q->n_tokens - q->n_text - q->n_target);
     s.room = room;
+    s.rows = (struct rows){0, n};
+    s.queries = (struct rows){0, q->n_tokens};
     s.z = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
     s.h = tensor_rows(run_tensor(r, r->act, room, D), 0, n);
     s.om = tensor_rows(run_tensor(r, r->act, room, D + d->mlp_width), 0, n);
@@ -500,11 +527,15 @@ void dit_forward(struct run *r, const struct dit *m, const struct dit_request *q
         }
     }
     for (int i = 0; i < d->single_blocks; i++) {
+        if (i == d->single_blocks - 1 && !r->tap_blocks) { /* text and references end here */
+            s.rows = (struct rows){n_text, n_target};
+            s.queries = (struct rows){q->n_text, q->n_target};
+        }
         single_block(r, m, &m->singles[i], q, &s);
         if (r->tap_blocks) run_tap(r, s.z, "step.%d.single.%d", step, i);
     }
 
-    /* Only the target's rows are a velocity; text and references end here. */
+    /* Only the target's rows are a velocity. */
     struct tensor target = tensor_rows(s.z, n_text, n_target), h = tensor_rows(s.h, 0, n_target);
     run_adaln(r, &(struct adaln_args){.y = h,
                                       .x = target,

@@ -4,6 +4,9 @@
  * double block live in one buffer z [tokens, D]: rows < n_text are text and use the text weights, the others
  * are image (linear's two groups).
  *
+ * A velocity is of the target's rows alone, so the last block makes k and v of text and references, and nothing else of them: what it adds to
+ * their rows nobody reads, unless it is tapped (run.h: tap_blocks).
+ *
  * Several devices (run.h: tokens) each have a part of the text's rows, of the target's and of the references', and all weights. Only
  * attention needs all tokens: around it rows are exchanged for heads (Ulysses), so each computes all tokens of its heads.
  *

@@ -5,6 +5,7 @@
 #include "../base/clock.h"
 #include "../base/hash.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,7 +137,8 @@ static int on_poll(struct run *r)
     struct generation *g = r->hook_user;
     if (g->k->group && group_stopped(g->k->group)) return 1;
     if (!g->request->progress) return 0;
-    g->progress.fraction = g->total_flops > 0 ? r->flops / g->total_flops : 0;
+    /* Blocks that are looked at compute more than was planned (dit_forward). */
+    g->progress.fraction = g->total_flops > 0 ? fmin(r->flops / g->total_flops, 1) : 0;
     return g->request->progress(g->request->progress_user, &g->progress);
 }
 

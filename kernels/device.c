@@ -98,6 +98,6 @@ int host_threads(int option)
 
 enum dtype linear_act(const struct linear_args *a)
 {
-    struct tensor y = a->epilogue == LINEAR_QKV ? a->qkv.q : a->y;
+    struct tensor y = a->epilogue == LINEAR_QKV ? a->qkv.k : a->y;
     return a->x.dtype != DT_F32 || y.dtype != DT_F32 ? DT_BF16 : DT_F32;
 }

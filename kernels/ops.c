@@ -166,29 +166,33 @@ static enum klein_status check_qkv(const struct linear_args *a, int64_t n, struc
 {
     const char *op = "linear";
     int m = a->x.rows, hd = a->qkv.head_dim, devices = a->qkv.to.size ? a->qkv.to.size : 1;
-    int64_t heads = a->qkv.heads, kv = a->qkv.kv_heads, rows = a->qkv.to.size ? a->qkv.q.rows : m;
-    RULE(a->qkv.heads > 0 && a->qkv.kv_heads > 0 && a->qkv.head_dim > 0 && a->qkv.head_dim % 2 == 0);
+    int64_t heads = a->qkv.heads, kv = a->qkv.kv_heads, rows = a->qkv.to.size ? a->qkv.k.rows : m;
+    RULE(a->qkv.heads >= 0 && a->qkv.kv_heads > 0 && a->qkv.head_dim > 0 && a->qkv.head_dim % 2 == 0);
     if (a->qkv.to.size) {
         TRY(check_to(op, &a->qkv.to, m, err));
-        RULE(kv == heads && heads % devices == 0);
+        RULE((heads == kv || heads == 0) && kv % devices == 0);
     }
-    NEED(a->qkv.q, ACT, rows, heads / devices * hd);
+    if (heads) {
+        NEED(a->qkv.q, ACT, rows, heads / devices * hd);
+        SAME_TYPE(a->qkv.k, a->qkv.q);
+    } else {
+        RULE(!a->qkv.q.ptr);
+    }
     NEED(a->qkv.k, ACT, rows, kv / devices * hd);
     NEED(a->qkv.v, ACT, rows, kv / devices * hd);
-    SAME_TYPE(a->qkv.k, a->qkv.q);
-    SAME_TYPE(a->qkv.v, a->qkv.q);
+    SAME_TYPE(a->qkv.v, a->qkv.k);
     NEED(a->qkv.cos, F32, m, hd / 2);
     NEED(a->qkv.sin, F32, m, hd / 2);
     int64_t rest = n - (heads + 2 * kv) * hd;
     if (a->qkv.mlp.ptr) {
         RULE(rest > 0 && rest % 2 == 0);
         NEED(a->qkv.mlp, ACT | E4M3, m, rest / 2);
-        TRY(check_result(op, "qkv.mlp", a->qkv.mlp, a->qkv.q.dtype, err));
+        TRY(check_result(op, "qkv.mlp", a->qkv.mlp, a->qkv.k.dtype, err));
     } else {
         RULE(rest == 0);
     }
     for (int g = 0; g < (a->split ? 2 : 1); g++) {
-        NEED(a->group[g].q_norm, WEIGHT, 1, hd);
+        if (heads) NEED(a->group[g].q_norm, WEIGHT, 1, hd);
         NEED(a->group[g].k_norm, WEIGHT, 1, hd);
         RULE(!a->group[g].bias.ptr);
     }
@@ -237,8 +241,9 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
         return fail(err, KLEIN_E_INTERNAL, "linear: no epilogue %d", (int)a->epilogue);
     }
     if (a->epilogue == LINEAR_QKV)
-        bytes += bytes_of(a->qkv.q) + bytes_of(a->qkv.k) + bytes_of(a->qkv.v) + bytes_of(a->qkv.mlp) +
-                 bytes_of(a->qkv.cos) + bytes_of(a->qkv.sin);
+        bytes += (double)m * (a->qkv.heads + 2 * a->qkv.kv_heads) * a->qkv.head_dim *
+                     (double)dtype_size(a->qkv.k.dtype) +
+                 bytes_of(a->qkv.mlp) + bytes_of(a->qkv.cos) + bytes_of(a->qkv.sin);
     else
         bytes += bytes_of(a->y);
     static const char *const kinds[] = {"", " silu", " residual", " swiglu", " qkv"};
@@ -248,7 +253,8 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
     COST(cost, 2.0 * m * n * k, bytes, "%dx%d @ %d%s%s", m, k, n, kinds[a->epilogue], whereto);
     if (cost) {
         if (to->size)
-            cost->sent = 3.0 * m * (to->size - 1) * a->qkv.q.cols * (double)dtype_size(a->qkv.q.dtype);
+            cost->sent = (a->qkv.heads ? 3.0 : 2.0) * m * (to->size - 1) * a->qkv.k.cols *
+                         (double)dtype_size(a->qkv.k.dtype);
         cost->m = m, cost->n = n, cost->k = k, cost->split = a->split;
         cost->epilogue = a->epilogue;
     }
@@ -268,7 +274,6 @@ enum klein_status ops_check_attention(const struct attention_args *a, struct op_
     if (a->to.size) {
         TRY(check_to(op, &a->to, a->q.rows, err));
         NEED(a->o, ACT | E4M3, ANY, (int64_t)a->to.size * a->q.cols);
-        RULE(a->o.rows <= a->q.rows);
     } else {
         NEED(a->o, ACT | E4M3, a->q.rows, a->q.cols);
     }
@@ -279,12 +284,15 @@ enum klein_status ops_check_attention(const struct attention_args *a, struct op_
     RULE(a->scale > 0);
     char whereto[16] = "";
     if (a->to.size) snprintf(whereto, sizeof whereto, " to %d", a->to.size);
+    struct tensor made = a->o;
+    made.rows = a->q.rows, made.cols = a->q.cols;
     COST(cost, 4.0 * a->q.rows * a->k.rows * a->head_dim * a->heads,
-         bytes_of(a->q) + bytes_of(a->k) + bytes_of(a->v) + bytes_of(a->o), "%dx%d, %d/%d heads x %d%s%s",
+         bytes_of(a->q) + bytes_of(a->k) + bytes_of(a->v) + bytes_of(made), "%dx%d, %d/%d heads x %d%s%s",
          a->q.rows, a->k.rows, a->heads, a->kv_heads, a->head_dim, a->causal ? ", causal" : "", whereto);
     if (cost) {
         if (a->to.size)
-            cost->sent = (double)(a->q.rows - a->o.rows) * a->q.cols * (double)dtype_size(a->o.dtype);
+            cost->sent = (double)a->q.rows * (a->to.size - 1) / a->to.size * a->q.cols *
+                         (double)dtype_size(a->o.dtype);
         cost->m = a->q.rows, cost->n = a->k.rows, cost->k = a->head_dim;
         cost->heads = a->heads, cost->causal = a->causal;
     }

@@ -74,10 +74,11 @@ struct adaln_args {
  *   LINEAR_SWIGLU    W is [2f, k] = gate rows then up rows; y [m, f] = silu(gate) * up
  *   LINEAR_QKV       W is [(heads + 2 kv_heads) * head_dim (+ 2f), k]: rows q | k | v (| gate | up).
  *                    q and k: y = RMS over head_dim (eps) * q_norm / k_norm, then RoPE; v as is.
- *                    q [m, heads * hd], k, v [m, kv_heads * hd] act. If mlp.ptr: mlp [m, f] = SwiGLU of
- *                    the last 2f rows (the single-stream block's fused first linear, model 3.5).
- *                    to.size: q, k, v are [rows of all, heads / size * hd], heads = kv_heads: head h goes
- *                    to device h / (heads / size), whatever device place names. mlp stays.
+ *                    q [m, heads * hd], k, v [m, kv_heads * hd] act. heads = 0: W has no rows of q, and
+ *                    none is made. If mlp.ptr: mlp [m, f] = SwiGLU of the last 2f rows (the single-stream
+ *                    block's fused first linear, model 3.5).
+ *                    to.size: q, k, v are [rows of all, kv_heads / size * hd], heads = kv_heads or 0: head
+ *                    h goes to device h / (kv_heads / size), whatever device place names. mlp stays.
  *   RoPE pairs       ROPE_INTERLEAVED (2j, 2j+1) or ROPE_HALF (j, j + hd/2); angle tables cos, sin
  *                    [m, hd/2] f32.
  * Rounding: f32 from the accumulator to the stored value.
@@ -120,7 +121,7 @@ struct linear_args {
  * rounded to act before the second product. o may not overlap. o may also be F8_E4M3 with scales per
  * TENSOR_GROUP columns (the rest BF16, head_dim TENSOR_GROUP, on devices with `e4m3_groups`).
  * to.size: o is act [own rows, size * heads * hd], and what is made here goes to the columns from
- * rank * heads * hd. */
+ * rank * heads * hd. Queries may be fewer than all devices' rows: place names their rows of o. */
 struct attention_args {
     struct tensor o, q, k, v, keys;
     int heads, kv_heads, head_dim;
@@ -301,7 +302,7 @@ struct op_cost {
     int split;      /* linear */
     enum linear_epilogue epilogue;
     int heads, causal;
-    double sent;       /* bytes that go to other devices of a group */
+    double sent;       /* bytes that go to other devices of a group, if all have as many rows */
     double norm_bytes; /* conv: normalising x in a pass of its own */
     int stats;         /* conv: makes those of y */
     char shape[96];

@@ -200,12 +200,14 @@ struct product {
     enum weight_kind kind;
     enum dtype act;
     int head_dim, cut; /* cut: the matrix is two, the first of which ends within k */
+    int keys_only;     /* no q */
 };
 
 static void check_product(struct pair *w, struct product s)
 {
     enum { HEADS = 4, RESULTS = 4 }; /* q, k, v, and mlp unless the matrix is cut */
-    const int hd = s.head_dim, D = HEADS * hd, own = D / DEVICES, first = s.cut ? D + hd : 3 * D + 2 * MLP;
+    const int hd = s.head_dim, D = HEADS * hd, own = D / DEVICES, q = s.keys_only ? 0 : D,
+              first = s.cut ? q + hd : q + 2 * D + 2 * MLP;
     struct tensor want[DEVICES][RESULTS], got[DEVICES][RESULTS];
     struct linear_args args[DEVICES];
     force("KLEIN_GEMM", s.kernel);
@@ -218,18 +220,18 @@ static void check_product(struct pair *w, struct product s)
             .epilogue = LINEAR_QKV,
             .qkv = {.cos = tensor_rows(numbers(w, p, DT_F32, w->room, hd / 2), 0, p->rows),
                     .sin = tensor_rows(numbers(w, p, DT_F32, w->room, hd / 2), 0, p->rows),
-                    .heads = HEADS,
+                    .heads = s.keys_only ? 0 : HEADS,
                     .kv_heads = HEADS,
                     .head_dim = hd,
                     .eps = 1e-6f}};
         for (int g = 0; g < 2; g++) {
             a.group[g].w.parts = s.cut ? 2 : 1;
             a.group[g].w.part[0] = weight(w, p, s.kind, s.act, first, K);
-            if (s.cut) a.group[g].w.part[1] = weight(w, p, s.kind, s.act, 3 * D - first, K);
+            if (s.cut) a.group[g].w.part[1] = weight(w, p, s.kind, s.act, q + 2 * D - first, K);
             a.group[g].q_norm = weight(w, p, WEIGHT_VECTOR, s.act, 1, hd);
             a.group[g].k_norm = weight(w, p, WEIGHT_VECTOR, s.act, 1, hd);
         }
-        for (int t = 0; t < (s.cut ? 3 : RESULTS); t++) {
+        for (int t = s.keys_only; t < (s.cut ? 3 : RESULTS); t++) {
             want[i][t] = tensor_rows(take(p, s.act, w->room, t < 3 ? D : MLP), 0, p->rows);
             got[i][t] =
                 t < 3 ? take(p, s.act, w->all, own) : tensor_rows(take(p, s.act, w->room, MLP), 0, p->rows);
@@ -244,16 +246,18 @@ static void check_product(struct pair *w, struct product s)
         struct op_cost cost;
         OK(device_bind(p->dev, &err));
         for (int routed = 0; routed < 2; routed++) {
-            for (int t = 0; t < (s.cut ? 3 : RESULTS); t++) *result[t] = routed ? got[i][t] : want[i][t];
+            for (int t = s.keys_only; t < (s.cut ? 3 : RESULTS); t++)
+                *result[t] = routed ? got[i][t] : want[i][t];
             if (routed) a->qkv.to = (struct exchange_to){DEVICES, i, p->to_all};
             OK(ops_check_linear(a, &cost, &err));
-            cr_assert(cost.sent == (routed ? 3.0 * p->rows * own * (double)dtype_size(s.act) : 0));
+            cr_assert(cost.sent ==
+                      (routed ? (3.0 - s.keys_only) * p->rows * own * (double)dtype_size(s.act) : 0));
             OK(p->dev->ops->linear(p->dev, a, &err));
         }
     }
     meet(w);
     for (int i = 0; i < DEVICES; i++)
-        for (int t = 0; t < (s.cut ? 3 : RESULTS); t++) {
+        for (int t = s.keys_only; t < (s.cut ? 3 : RESULTS); t++) {
             char *here = bytes_of(&w->p[i], want[i][t]);
             for (int d = 0; d < DEVICES; d++) {
                 if (t == 3 && d != i) continue;
@@ -294,26 +298,26 @@ static void same_scales(const char *what, struct peer *there, struct tensor t, i
     free(a), free(b);
 }
 
-/* result: act, or F8_E4M3. */
+/* result: act, or F8_E4M3. Queries are the rows from `first` on. */
 static void check_attention(struct pair *w, const char *kernel, enum dtype act, enum dtype result,
-                            int head_dim)
+                            int head_dim, int first)
 {
     enum { HEADS = 2 }; /* of a device */
-    const int own = HEADS * head_dim;
+    const int own = HEADS * head_dim, queries = w->all - first;
     struct tensor want[DEVICES], got[DEVICES];
     struct attention_args args[DEVICES];
     force("KLEIN_ATTENTION", kernel);
     for (int i = 0; i < DEVICES; i++) {
         struct peer *p = &w->p[i];
         OK(device_bind(p->dev, &err));
-        args[i] = (struct attention_args){.q = numbers(w, p, act, w->all, own),
+        args[i] = (struct attention_args){.q = tensor_rows(numbers(w, p, act, w->all, own), first, queries),
                                           .k = numbers(w, p, act, w->all, own),
                                           .v = numbers(w, p, act, w->all, own),
                                           .heads = HEADS,
                                           .kv_heads = HEADS,
                                           .head_dim = head_dim,
                                           .scale = 1 / sqrtf((float)head_dim)};
-        want[i] = scaled(p, take(p, result, w->all, own));
+        want[i] = scaled(p, take(p, result, queries, own));
         /* As beside the MLP: a part of the columns. */
         got[i] = scaled(p, take(p, result, w->room, DEVICES * own + MLP));
         got[i] = tensor_cols(tensor_rows(got[i], 0, p->rows), 0, DEVICES * own);
@@ -325,10 +329,11 @@ static void check_attention(struct pair *w, const char *kernel, enum dtype act, 
         OK(device_bind(p->dev, &err));
         for (int routed = 0; routed < 2; routed++) {
             args[i].o = routed ? got[i] : want[i];
-            if (routed) args[i].to = (struct exchange_to){DEVICES, i, p->to_owners};
+            if (routed)
+                args[i].to = (struct exchange_to){DEVICES, i, tensor_cols(p->to_owners, first, queries)};
             OK(ops_check_attention(&args[i], &cost, &err));
             cr_assert(cost.sent ==
-                      (routed ? (double)(w->all - p->rows) * own * (double)dtype_size(result) : 0));
+                      (routed ? (double)queries / DEVICES * own * (double)dtype_size(result) : 0));
             OK(p->dev->ops->attention(p->dev, &args[i], &err));
         }
     }
@@ -337,13 +342,13 @@ static void check_attention(struct pair *w, const char *kernel, enum dtype act, 
         char *here = bytes_of(&w->p[i], want[i]);
         for (int d = 0; d < DEVICES; d++) {
             char *there = bytes_of(&w->p[d], got[d]);
-            for (int r = 0; r < w->all; r++)
+            for (int r = first; r < w->all; r++)
                 if (w->device[r] == d) {
-                    same(kernel ? kernel : "attention", there, got[d], w->row[r], i * own, here, want[i], r,
-                         0, own);
+                    same(kernel ? kernel : "attention", there, got[d], w->row[r], i * own, here, want[i],
+                         r - first, 0, own);
                     if (got[d].scale && r % 7 == 0)
-                        same_scales(kernel, &w->p[d], got[d], w->row[r], i * HEADS, &w->p[i], want[i], r,
-                                    HEADS);
+                        same_scales(kernel, &w->p[d], got[d], w->row[r], i * HEADS, &w->p[i], want[i],
+                                    r - first, HEADS);
                 }
             for (int row = 0; row < w->p[d].rows; row++) /* and nothing beside it */
                 for (int c = 0; c < MLP; c++)
@@ -358,7 +363,7 @@ static void check_attention(struct pair *w, const char *kernel, enum dtype act, 
 
 /* ---- tests -------------------------------------------------------------------------------------------------------------- */
 
-enum { LISTED = 8 };
+enum { LISTED = 8, FEWER = 90 /* of 145 rows: the queries after them are fewer than a device has rows */ };
 
 static void check(const char *claim, const struct product *products, const char *const *attentions)
 {
@@ -368,10 +373,11 @@ static void check(const char *claim, const struct product *products, const char 
         pair_open(&w, claim, orders[o], 0);
         for (int i = 0; i < LISTED && products[i].head_dim; i++) check_product(&w, products[i]);
         for (int i = 0; i < LISTED && attentions[i]; i++) {
-            check_attention(&w, attentions[i], DT_BF16, DT_BF16, 128);
-            if (w.p[0].dev->e4m3_groups) check_attention(&w, attentions[i], DT_BF16, DT_F8E4M3, 128);
+            check_attention(&w, attentions[i], DT_BF16, DT_BF16, 128, 0);
+            check_attention(&w, attentions[i], DT_BF16, DT_BF16, 128, FEWER);
+            if (w.p[0].dev->e4m3_groups) check_attention(&w, attentions[i], DT_BF16, DT_F8E4M3, 128, FEWER);
         }
-        if (o == 0) check_attention(&w, "attention_simple_f32", DT_F32, DT_F32, 40);
+        if (o == 0) check_attention(&w, "attention_simple_f32", DT_F32, DT_F32, 40, 0);
         pair_close(&w);
     }
 }
@@ -379,11 +385,14 @@ static void check(const char *claim, const struct product *products, const char 
 Test(kernels_group, sm_90a)
 {
     static const struct product products[LISTED] = {
-        {"gemm_qkv_sm90_128x256", WEIGHT_MATRIX, DT_BF16, 128, 0},
-        {"gemm_qkv_sm90_128x128", WEIGHT_MATRIX, DT_BF16, 128, 1},
-        {"gemm_qkv_e4m3_sm90_128x256", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 0},
-        {"gemm_qkv_e4m3_sm90_128x128", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 0},
-        {"linear_simple", WEIGHT_MATRIX, DT_BF16, 40, 1}};
+        {"gemm_qkv_sm90_128x256", WEIGHT_MATRIX, DT_BF16, 128, 0, 0},
+        {"gemm_qkv_sm90_128x128", WEIGHT_MATRIX, DT_BF16, 128, 1, 0},
+        {"gemm_qkv_sm90_128x256", WEIGHT_MATRIX, DT_BF16, 128, 0, 1},
+        {"gemm_qkv_e4m3_sm90_128x256", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 0, 0},
+        {"gemm_qkv_e4m3_sm90_128x128", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 0, 0},
+        {"gemm_qkv_e4m3_sm90_128x128", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 1, 1},
+        {"linear_simple", WEIGHT_MATRIX, DT_BF16, 40, 1, 0},
+        {"linear_simple", WEIGHT_MATRIX, DT_BF16, 40, 1, 1}};
     static const char *const attentions[LISTED] = {"attention_sm90_128x128", "attention_sm90_64x128"};
     check("sm_90a:2", products, attentions);
 }
@@ -391,10 +400,11 @@ Test(kernels_group, sm_90a)
 Test(kernels_group, sm_80)
 {
     static const struct product products[LISTED] = {
-        {"gemm_sm80_qkv_128x128_s2", WEIGHT_MATRIX, DT_BF16, 128, 0},
-        {"gemm_sm80_qkv_128x128_s3", WEIGHT_MATRIX, DT_BF16, 128, 1},
-        {"gemm_sm80_qkv_64x128_s2", WEIGHT_MATRIX, DT_BF16, 128, 0},
-        {NULL, WEIGHT_MATRIX, DT_F32, 64, 0}};
+        {"gemm_sm80_qkv_128x128_s2", WEIGHT_MATRIX, DT_BF16, 128, 0, 0},
+        {"gemm_sm80_qkv_128x128_s3", WEIGHT_MATRIX, DT_BF16, 128, 1, 0},
+        {"gemm_sm80_qkv_64x128_s2", WEIGHT_MATRIX, DT_BF16, 128, 0, 0},
+        {"gemm_sm80_qkv_64x128_s2", WEIGHT_MATRIX, DT_BF16, 128, 1, 1},
+        {NULL, WEIGHT_MATRIX, DT_F32, 64, 0, 0}};
     static const char *const attentions[LISTED] = {"attention_sm80_128x48", "attention_sm80_64x64",
                                                    "attention_wide_sm80", "attention_simple_bf16"};
     check("sm_80:2", products, attentions);
@@ -403,8 +413,8 @@ Test(kernels_group, sm_80)
 Test(kernels_group, sm_89_e4m3)
 {
     static const struct product products[LISTED] = {
-        {"gemm_sm89_qkv_128x128_s3", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 1},
-        {"gemm_sm89_qkv_64x128_s2", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 0}};
+        {"gemm_sm89_qkv_128x128_s3", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 1, 0},
+        {"gemm_sm89_qkv_64x128_s2", WEIGHT_MATRIX_E4M3, DT_BF16, 128, 0, 0}};
     static const char *const attentions[LISTED] = {NULL};
     check("sm_89:2", products, attentions);
 }
@@ -412,8 +422,8 @@ Test(kernels_group, sm_89_e4m3)
 /* One block per device, which has more than GROUP (gemm_sm90_tiles.h) rows of tiles: heads again after SwiGLU, from the same buffers. */
 Test(kernels_group, heads_after_swiglu)
 {
-    static const struct product products[] = {{"gemm_qkv_sm90_128x256", WEIGHT_MATRIX, DT_BF16, 128, 0},
-                                              {"gemm_qkv_sm90_128x128", WEIGHT_MATRIX, DT_BF16, 128, 0}};
+    static const struct product products[] = {{"gemm_qkv_sm90_128x256", WEIGHT_MATRIX, DT_BF16, 128, 0, 0},
+                                              {"gemm_qkv_sm90_128x128", WEIGHT_MATRIX, DT_BF16, 128, 0, 0}};
     struct pair w;
     pair_open(&w, "sm_90a:2", (struct order){3, SOFTGPU_LATE, 1}, 1000);
     for (int i = 0; i < 2; i++) check_product(&w, products[i]);

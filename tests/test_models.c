@@ -124,12 +124,11 @@ static void compare_tap(struct run *r, const char *name, struct tensor t)
     tapping.seen++;
 }
 
-static void velocity(struct fixture *f, struct st_file *file, const char *prefix, struct tensor text,
-                     const char *x_name, int references, int every)
+/* The model at the golden's time, with 4 x 6 tokens to make and some of its references. */
+static struct dit_request request(struct fixture *f, struct st_file *file, struct tensor text, int references)
 {
     static const int spans[3][2] = {{3, 5}, {2, 7}, {5, 4}};
     char name[64];
-    size_t mark = arena_mark(&f->arena, 0);
     struct dit_image images[3];
     for (int k = 0; k < references; k++) {
         snprintf(name, sizeof name, "ref.%d", k);
@@ -142,6 +141,15 @@ static void velocity(struct fixture *f, struct st_file *file, const char *prefix
     dit_prepare(&f->r, &f->model->dit, &q, fixture_f32(f, text), tables, target, images, references,
                 run_upload(&f->r, DT_F32, 1, 1, &t));
     dit_select(&f->r, &q, run_upload(&f->r, DT_I32, 1, 1, &(int32_t){0}));
+    return q;
+}
+
+static void velocity(struct fixture *f, struct st_file *file, const char *prefix, struct tensor text,
+                     const char *x_name, int references, int every)
+{
+    char name[64];
+    size_t mark = arena_mark(&f->arena, 0);
+    struct dit_request q = request(f, file, text, references);
     struct tensor x = fixture_f32(f, golden(file, x_name)), v = run_tensor(&f->r, DT_F32, x.rows, x.cols);
 
     tapping.f = f;
@@ -180,6 +188,52 @@ FIRST_BACKENDS(models, dit_references, 2)
     velocity(&f, file, "r1", text, "x", 1, 0);
     velocity(&f, file, "r3", text, "x", 3, 11);
     st_close(encoder);
+    st_close(file);
+    fixture_close(&f);
+}
+
+static struct precision {
+    struct backend backend;
+    enum dtype act;
+} precisions[] = {{{"ref"}, DT_F32},         {{"cpu"}, DT_F32},          {{"cpu"}, DT_BF16},
+                  {{"soft sm_90a"}, DT_F32}, {{"soft sm_90a"}, DT_BF16}, {{"soft sm_80"}, DT_BF16}};
+
+ParameterizedTestParameters(models, dit_last_block)
+{
+    return cr_make_param_array(struct precision, precisions,
+                               SANITIZED ? 3 : sizeof precisions / sizeof *precisions);
+}
+
+/* In the last block text and references are only attended to, unless somebody looks at it; the velocity has the same bytes. */
+ParameterizedTest(struct precision *p, models, dit_last_block)
+{
+    struct fixture f;
+    fixture_open(&f, GOLDEN_MODEL("tiny"), p->backend.name, p->act);
+    struct st_file *file = golden_open(GOLDEN("dit.safetensors"));
+    const struct dit_config *d = &f.model->cfg->dit;
+    const double D = d->width, mlp = d->mlp_width;
+    for (int references = 0; references < 2; references++) {
+        struct dit_request q = request(&f, file, golden(file, "small.text"), references);
+        struct tensor x = fixture_f32(&f, golden(file, "small.x")), got[2];
+        double flops[2];
+        for (int looked_at = 0; looked_at < 2; looked_at++) {
+            struct tensor v = run_tensor(&f.r, DT_F32, x.rows, x.cols);
+            f.r.tap_blocks = looked_at;
+            f.r.flops = 0;
+            dit_forward(&f.r, &f.model->dit, &q, 0, x, v);
+            flops[looked_at] = f.r.flops;
+            got[looked_at] = fixture_download(&f, v);
+        }
+        /* q, gate and up, out; attention */
+        const double rows = q.n_tokens - q.n_target,
+                     less = rows * (2 * D * (D + 2 * mlp) + 2 * (D + mlp) * D + 4 * q.n_tokens * D);
+        cr_assert(flops[1] - flops[0] == less, "%.0f of %.0f FLOP less, expected %.0f", flops[1] - flops[0],
+                  flops[1], less);
+        cr_assert(!memcmp(got[0].ptr, got[1].ptr, (size_t)x.rows * (size_t)x.cols * sizeof(float)),
+                  "%d references: %s differs by %g", references, p->backend.name,
+                  relative_l2(got[0], got[1]));
+        free(got[0].ptr), free(got[1].ptr);
+    }
     st_close(file);
     fixture_close(&f);
 }

@@ -401,6 +401,10 @@ Test(ops, check_refuses)
     BREAK(linear, "qkv interleaved", a->qkv.head_dim = 0, "head_dim");
     BREAK(linear, "qkv interleaved", a->qkv.cos.cols--, "cos");
     BREAK(linear, "qkv interleaved", a->group[0].q_norm.ptr = NULL, "q_norm");
+    BREAK(linear, "kv", a->qkv.q = a->qkv.k, "q.ptr");
+    BREAK(linear, "kv", a->qkv.heads++, "q");
+    BREAK(linear, "kv", a->qkv.heads--, "heads");
+    BREAK(linear, "kv", a->group[0].k_norm.ptr = NULL, "k_norm");
     BREAK(linear, "qkv mlp", a->qkv.mlp.ptr = NULL, "rest");
     BREAK(linear, "qkv mlp", a->qkv.mlp.cols--, "mlp");
     BREAK(attention, "odd", a->v.rows--, "v");

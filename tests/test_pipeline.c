@@ -512,7 +512,8 @@ Test(pipeline, embeddings_replace_the_encoder)
 
 Test(pipeline, plan_matches_the_published_counts)
 {
-    /* FLOPs per step and of the encoder and decoder: the figures of the model's description, in TFLOP. */
+    /* FLOPs per step and of the encoder and decoder: the figures of the model's description, in TFLOP, which count what nothing reads:
+     * q, MLP and output of text and references in the last block, and the attention of these q. */
     static const struct {
         int size, references;
         double step, decode;
@@ -532,9 +533,14 @@ Test(pipeline, plan_matches_the_published_counts)
         OK(plan_make(&config, DT_BF16, &q, &plan, &err));
         double step = plan.stage[KLEIN_STAGE_DENOISE].flops / 4e12,
                text = plan.stage[KLEIN_STAGE_TEXT].flops / 1e12;
+        const double n_target = plan.width / 16 * (plan.height / 16), rest = 512 + 4096 * cases[i].references,
+                     D = 3072,
+                     unread = rest * (2 * D * 7 * D + 2 * 4 * D * D + 4 * (n_target + rest) * D) / 1e12,
+                     made = cases[i].step - unread;
         double decoded = plan.stage[KLEIN_STAGE_DECODE].flops / 1e12;
-        cr_assert(fabs(step / cases[i].step - 1) < 0.005, "step: %.3f TFLOP, published %.3f", step,
-                  cases[i].step);
+        cr_assert(fabs(step / made - 1) < 0.002,
+                  "step: %.3f TFLOP, published %.3f, of which %.3f are not read", step, cases[i].step,
+                  unread);
         cr_assert(fabs(decoded / cases[i].decode - 1) < 0.005, "decode: %.3f TFLOP, published %.3f", decoded,
                   cases[i].decode);
         cr_assert(text > 2.7 && text < 3.0, "text: %.3f TFLOP", text);

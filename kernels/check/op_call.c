@@ -286,7 +286,7 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
         if (c->options & WITH_BIAS) add_vector(m, &group->bias, n, NORMAL);
         if (c->options & WITH_GATE) add_f32(m, &group->gate, 1, n, NORMAL);
         if (c->epilogue == LINEAR_QKV) {
-            add_vector(m, &group->q_norm, c->hd, NEAR_ONE);
+            if (c->heads) add_vector(m, &group->q_norm, c->hd, NEAR_ONE);
             add_vector(m, &group->k_norm, c->hd, NEAR_ONE);
         }
     }
@@ -298,7 +298,7 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
         a->qkv.eps = 1e-6f;
         add_f32(m, &a->qkv.cos, c->m, c->hd / 2, COSINE);
         add_f32(m, &a->qkv.sin, c->m, c->hd / 2, SINE);
-        add_y(m, &a->qkv.q, c->m, c->heads * c->hd, -1);
+        if (c->heads) add_y(m, &a->qkv.q, c->m, c->heads * c->hd, -1);
         add_y(m, &a->qkv.k, c->m, c->kv_heads * c->hd, -1);
         add_y(m, &a->qkv.v, c->m, c->kv_heads * c->hd, -1);
         if (c->options & WITH_MLP) add_quantised_y(m, &a->qkv.mlp, c->m, c->n, -1, 1);

@@ -259,5 +259,12 @@ const struct op_case op_cases[] = {
      .groups = 8, .options = WITH_BIAS | WITH_STATS},
     {"1x1, middle rows", CONV(9, 10, 32, 64, 1), .row0 = 4, .rows = 3, .options = WITH_BIAS},
     {"silu, bands", OP_gn_apply, .m = 130, .k = 96, .groups = 32, .bands = 2, .options = WITH_SILU},
+    {"kv", QKV, .m = 37, .k = 64, HEADS(0, 3, 22), .gap = 3},
+    {"kv half, mlp, split, parts", QKV, .m = 40, .n = 96, .k = 96, HEADS(0, 2, 64), .pairs = ROPE_HALF,
+     .split = 9, .parts = 3, .options = WITH_MLP},
+    {"tiles, kv", QKV, .m = 150, .k = 96, HEADS(0, 3, 128), .gap = 8},
+    {"tiles, kv, mlp, split", QKV, .m = 140, .n = 136, .k = 72, HEADS(0, 2, 128), .split = 60,
+     .options = WITH_MLP},
+    {"e4m3, kv", QKV, .m = 137, .k = 208, HEADS(0, 3, 128), .options = X_E4M3},
 };
 const int op_case_count = sizeof op_cases / sizeof op_cases[0];

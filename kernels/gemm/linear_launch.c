@@ -41,10 +41,12 @@ static struct pieces pieces_of_qkv(const struct linear_args *a)
     struct pieces p = {.count = 0};
     const int q = a->qkv.heads * a->qkv.head_dim, kv = a->qkv.kv_heads * a->qkv.head_dim,
               devices = a->qkv.to.size;
-    struct piece *of_q = add_piece(&p, LINEAR_SEGMENT_NORM_ROPE, a->qkv.q, 0, devices),
+    struct piece *of_q = q ? add_piece(&p, LINEAR_SEGMENT_NORM_ROPE, a->qkv.q, 0, devices) : NULL,
                  *of_k = add_piece(&p, LINEAR_SEGMENT_NORM_ROPE, a->qkv.k, q, devices);
-    for (int g = 0; g < LINEAR_GROUPS; g++)
-        of_q->norm[g] = a->group[g].q_norm, of_k->norm[g] = a->group[g].k_norm;
+    for (int g = 0; g < LINEAR_GROUPS; g++) {
+        if (of_q) of_q->norm[g] = a->group[g].q_norm;
+        of_k->norm[g] = a->group[g].k_norm;
+    }
     add_piece(&p, LINEAR_SEGMENT_PLAIN, a->qkv.v, q + kv, devices);
     if (a->qkv.mlp.ptr) add_piece(&p, LINEAR_SEGMENT_SWIGLU, a->qkv.mlp, q + 2 * kv, 0);
     return p;
@@ -245,7 +247,7 @@ static int kernel_args_of(const struct gpu *g, const struct linear_args *a, stru
     if (qkv) {
         k->cos = a->qkv.cos.ptr, k->sin = a->qkv.sin.ptr;
         k->head_dim = a->qkv.head_dim, k->half = a->qkv.pairs == ROPE_HALF, k->eps = a->qkv.eps;
-        k->route = exchange_route_of(g, &a->qkv.to, a->qkv.q.cols);
+        k->route = exchange_route_of(g, &a->qkv.to, a->qkv.k.cols);
     }
     for (int i = 0; i < p.count; i++) {
         if ((qkv || a->epilogue == LINEAR_SWIGLU) && p.piece[i].y.dtype == DT_F32) return 0;
@@ -472,7 +474,7 @@ static enum klein_status launch_simple(struct gpu *g, const struct linear_args *
                                              .eps = a->qkv.eps,
                                              .y_col = piece->y_col,
                                              .route = piece->routed
-                                                          ? exchange_route_of(g, &a->qkv.to, a->qkv.q.cols)
+                                                          ? exchange_route_of(g, &a->qkv.to, a->qkv.k.cols)
                                                           : (struct exchange_route){0}};
         const int rope = piece->kind == LINEAR_SEGMENT_NORM_ROPE;
         const int64_t each = rope ? LINEAR_SIMPLE_THREADS / 32 : LINEAR_SIMPLE_THREADS,
