@@ -17,6 +17,7 @@ static const struct {
     {"KLEIN_MODEL", "model folder (or single file) that is used without -m"},
     {"KLEIN_TUNE", "off: kernels are picked by the built-in rules, whatever klein tune measured"},
     {"KLEIN_CUBLASLT", "file of cuBLASLt for klein tune, if the loader does not find it"},
+    {"KLEIN_CUDNN", "file of cuDNN 9 for klein tune, if the loader does not find it"},
     {"KLEIN_NCCL",
      "file of NCCL 2 for GPUs that do not reach each other's memory, if the loader does not find it"},
     {"KLEIN_EXCHANGE",
