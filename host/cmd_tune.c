@@ -17,7 +17,7 @@ struct settings {
     struct workload_settings workload;
     const char *config, *only, *without, *device;
     struct model_settings model;
-    int precision, repeat, list, json;
+    int precision, gpus, repeat, list, json;
 };
 enum { DEFAULT_REPEAT = 20 };
 
@@ -84,7 +84,8 @@ static enum klein_status prepare(struct tune *t, struct klein_error *err)
     TRY(tuned_path(&t->whom, t->path, err));
     if (tuned_read(t->path, &t->whom, &t->table, &bad) != KLEIN_OK)
         message(MESSAGE_WARNING, "%s", bad.message);
-    return tune_shapes_find(t->dev, &t->config, t->s->precision == 1, &request, &t->shapes, err);
+    return tune_shapes_find(t->dev, &t->config, t->s->precision == 1, &request, t->s->gpus ? t->s->gpus : 1,
+                            &t->shapes, err);
 }
 
 /* ---- measuring -------------------------------------------------------------------------------------------- */
@@ -223,6 +224,7 @@ static enum klein_status print_text(const struct tune *t, struct klein_error *er
     char why[2 * TUNE_TEXT];
     struct table table;
     printf("%s on %s\n", t->config.name, t->dev->description);
+    if (t->s->gpus > 1) printf("shares of %d GPUs that work on each picture\n", t->s->gpus);
     if (t->gpu.soft) puts("soft GPU: executed on the host, times mean nothing");
     printf("table   %s%s\n\n", t->path, t->table ? "" : " (not there)");
     table_begin(&table, "rlll");
@@ -259,9 +261,9 @@ static enum klein_status print_json(const struct tune *t, struct klein_error *er
         if (o && row) json_object_update_missing_new(o, json_deep_copy(row->shape));
         json_array_append_new(list, o);
     }
-    json_t *o =
-        json_pack("{s:s, s:s, s:s, s:b, s:s, s:o}", "model", t->config.name, "device", t->dev->name,
-                  "description", t->dev->description, "soft", t->gpu.soft, "table", t->path, "shapes", list);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:i, s:s, s:o}", "model", t->config.name, "device",
+                          t->dev->name, "description", t->dev->description, "soft", t->gpu.soft, "gpus",
+                          t->s->gpus ? t->s->gpus : 1, "table", t->path, "shapes", list);
     const int failed = !o || json_dumpf(o, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(o);
@@ -295,6 +297,9 @@ static const struct cli_option tune_options[] = {
     {0, "device", "NAME", CLI_TEXT, AT(device), .help = "the GPU: cuda[:N], or soft", .standard = "cuda"},
     {0, "precision", "TYPE", CLI_CHOICE, AT(precision), .help = "of the products in the transformer's blocks",
      .standard = "bf16", .choices = "bf16|fp8"},
+    {0, "gpus", "N", CLI_INT, AT(gpus),
+     .help = "shapes of the shares of so many GPUs that work on each picture (--parallel ulysses)",
+     .standard = "1", CLI_RANGE(1, GROUP_MAX)},
     {0},
 };
 
@@ -325,7 +330,8 @@ const struct cli_command command_tune = {
         "has beside (of convolutions ours alone as well). klein does not use them. Attention is compared "
         "with no library.",
     .examples = "klein tune --config klein-4b --size 1024x1024 --precision fp8\n"
-                "klein tune --config klein-4b --size 1024x1024 --precision fp8 --list\n",
+                "klein tune --config klein-4b --size 1024x1024 --precision fp8 --list\n"
+                "klein tune --config klein-4b --size 1024x1024 --gpus 4\n",
     .groups = groups,
     .settings_size = sizeof(struct settings),
     .run = run,

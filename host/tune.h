@@ -28,7 +28,7 @@ struct tune_shape {
         struct conv_shape conv;
     } shape;
     const char *built_in; /* what the rules pick */
-    int calls;            /* launches of a request */
+    int calls, rank;      /* launches of a request, by the first card that asks for it */
     struct op_case c;     /* an op that asks for it */
     struct tune_candidate candidate[TUNE_CANDIDATES];
     int candidates;
@@ -42,9 +42,10 @@ struct tune_shapes {
     int n, capacity;
 };
 
-/* tune_shapes.c: every shape of a request on dev (a GPU), in order of first use, by a walk without weights and launches. */
+/* tune_shapes.c: every shape of a request on dev (a GPU), in order of first use, by a walk without weights and launches. gpus > 1: of the
+ * shares of so many cards. What a card would store into another's memory, it stores into its own where the shape is measured. */
 enum klein_status tune_shapes_find(struct device *dev, const struct model_config *config, int fp8,
-                                   const struct klein_request *request, struct tune_shapes *out,
+                                   const struct klein_request *request, int gpus, struct tune_shapes *out,
                                    struct klein_error *err);
 void tune_shapes_free(struct tune_shapes *s);
 /* Why the rules pick its kernel. */

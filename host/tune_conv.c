@@ -110,6 +110,9 @@ enum klein_status tune_conv(struct device *dev, struct cudnn *dnn, struct tune_s
     struct tuned_row row = {.key = s->key, .kernel = best ? best->kernel : s->built_in};
     const struct tuned table = {.row = &row, .n = 1}, *const before = gpu_of(dev)->tuned;
     alone.options &= UPSAMPLE;
+    if (alone.rows)
+        alone.h = alone.rows * alone.stride / (alone.options ? 2 : 1); /* a band: an image of its size */
+    alone.row0 = alone.rows = alone.bands = 0;
     gpu_of(dev)->tuned = &table; /* the kernel that the whole operation will take */
     if (op_call_open(&b.ours, &alone, DT_BF16, DT_BF16, dev, err) == KLEIN_OK) {
         measure(&b, dnn, s, repeat, err);

@@ -1,7 +1,7 @@
 /* klein tune and the table that it writes: what is measured, what the engine then picks, and what it does with a bad table. About 10 s. */
 #include "support/program.h"
 
-#include "../engine/context.h"
+#include "../engine/group.h"
 #include "../host/tune.h"
 
 #include <stdlib.h>
@@ -138,7 +138,7 @@ static struct tune_shapes shapes_of_tiny(struct device *dev)
     struct tune_shapes shapes;
     const struct klein_request request = {.size = sizeof request, .width = 32, .height = 32, .steps = 1};
     OK(config_named("tiny", &config, &err));
-    OK(tune_shapes_find(dev, &config, 0, &request, &shapes, &err));
+    OK(tune_shapes_find(dev, &config, 0, &request, 1, &shapes, &err));
     return shapes;
 }
 
@@ -415,6 +415,90 @@ Test(tune, convolutions_beside_cudnn)
                             "EXECUTION_FAILED") &&
                   strstr(o.out, "measured: ") && !strstr(o.out, "alone "),
               "%s%s", o.out, o.err);
+}
+
+/* ---- several cards ----------------------------------------------------------------------------------------- */
+
+struct watched {
+    const struct tune_shapes *shapes;
+    int seen[64];
+    char unknown[TUNED_KEY];
+};
+
+static void on_pick(void *user, enum op_id op, const char *key, const void *s, const char *kernel)
+{
+    struct watched *w = user;
+    for (int i = 0; i < w->shapes->n; i++)
+        if (!strcmp(w->shapes->shape[i].key, key)) {
+            w->seen[i] = 1;
+            return;
+        }
+    snprintf(w->unknown, sizeof w->unknown, "%s", key);
+}
+
+/* Of 15 tokens one card has 7, the other 8. */
+Test(tune, shapes_of_shares_are_those_that_a_group_asks_for, .disabled = SANITIZED)
+{
+    static const int gpus[] = {0, 1};
+    const struct klein_open_options options = {.size = sizeof options,
+                                               .model = KLEIN_SOURCE_DIR "/weights/nano",
+                                               .device = "soft",
+                                               .gpus = gpus,
+                                               .n_gpus = 2,
+                                               .parallel = KLEIN_PARALLEL_ULYSSES};
+    const struct klein_request request = {
+        .size = sizeof request, .prompt = "a green heart", .width = 48, .height = 80, .steps = 1};
+    struct klein_error err;
+    struct klein *k;
+    struct tune_shapes shapes;
+    struct watched watched[2];
+    struct klein_result result;
+    setenv("KLEIN_SOFT", "sm_90a:2", 1);
+    OK(klein_open(&options, &k, &err));
+    OK(tune_shapes_find(k->device, k->model->cfg, 0, &request, 2, &shapes, &err));
+    cr_assert(shapes.n <= 64);
+    for (int i = 0; i < 2; i++) {
+        struct gpu *g = gpu_of(k->group->member[i]->device);
+        watched[i] = (struct watched){.shapes = &shapes};
+        g->picked = on_pick;
+        g->picked_user = &watched[i];
+    }
+    OK(klein_generate(k, &request, &result, &err));
+    for (int i = 0; i < 2; i++) cr_assert_str_eq(watched[i].unknown, "");
+    for (int i = 0; i < shapes.n; i++)
+        cr_assert(watched[0].seen[i] || watched[1].seen[i], "nobody asks for %s", shapes.shape[i].key);
+    klein_result_free(&result);
+    klein_close(k);
+    tune_shapes_free(&shapes);
+}
+
+/* The first band of an image, its norm by the statistics of two. */
+Test(tune, shares_are_measured)
+{
+    setenv("KLEIN_CUDNN", dnn_standin, 1);
+    static const char *const only[] = {
+        "conv BF16 4x2, 3x3 @ 128 to 128", "conv BF16 8x4, 3x3 @ 128 to 128, up",
+        "attention BF16 8 queries, 16 keys", "linear BF16 256+2x256 @ 256+256"};
+    SAYS(RUN(TUNE, "--gpus", "3"), 2, "2 attention heads, which 3 devices cannot share evenly");
+    for (int i = 0; i < 4; i++) {
+        json_t *result = program_json(OK_RUN(TUNE, "--gpus", "2", "--only", only[i], "--json")), *s;
+        size_t j;
+        int n = 0;
+        cr_assert_eq(json_integer_value(json_object_get(result, "gpus")), 2);
+        json_array_foreach(json_object_get(result, "shapes"), j, s)
+        {
+            const json_t *list = json_object_get(s, "candidates"), *c;
+            size_t of;
+            if (!strstr(json_string_value(json_object_get(s, "shape")), only[i])) continue;
+            json_array_foreach(list, of, c) cr_assert(json_object_get(c, "seconds"), "%s",
+                                                      json_string_value(json_object_get(c, "excluded")));
+            if (i < 2) cr_assert(json_object_get(json_array_get(json_object_get(s, "peers"), 0), "ours"));
+            n++;
+        }
+        cr_assert_eq(n, 1, "%s", only[i]);
+        json_decref(result);
+    }
+    cr_assert(strstr(OK_RUN(TUNE, "--gpus", "2", "--list").out, "shares of 2 GPUs"));
 }
 
 /* In FP8 on Hopper: what attention and SwiGLU write in e4m3, with scales per 128 columns, and what multiplies it. */
