@@ -95,9 +95,11 @@ enum klein_status plan_make_share(const struct model_config *config, enum dtype 
 enum klein_status share_check(const struct model_config *config, const struct settled *s, struct share tokens,
                               struct share passes, struct klein_error *err);
 void plan_free(struct plan *p);
-/* The request's ops on a device that computes nothing, with weights placed on it: for devices that watch them. */
+/* The request's ops, or those of a share of its tokens, on a device that computes nothing, with weights placed on it: for devices that
+ * watch them. */
 enum klein_status plan_walk(const struct model_config *config, enum dtype act, int fp8,
-                            const struct klein_request *request, struct device *dev, struct klein_error *err);
+                            const struct klein_request *request, struct share tokens, struct device *dev,
+                            struct klein_error *err);
 /* Predicted, not measured: seconds of one call of o (predict.h). e4m3: the blocks' products of the denoiser are in e4m3. */
 double plan_op_seconds(const struct plan_op *o, const struct gpu_spec *g, int e4m3);
 

@@ -148,27 +148,29 @@ enum klein_status plan_make_share(const struct model_config *config, enum dtype 
 }
 
 static enum klein_status walk(const struct model *m, enum dtype act, const struct settled *s,
-                              struct device *dev, struct klein_error *err)
+                              struct share tokens, struct device *dev, struct klein_error *err)
 {
     struct arena arena;
     arena_measure(&arena);
-    struct run r = {.dev = dev, .arena = &arena, .act = act};
+    struct run r = {.dev = dev, .arena = &arena, .act = act, .tokens = tokens};
     const struct job job = settled_job(s);
     pipeline_run(&r, m, &job, NULL);
     return run_ok(&r) ? KLEIN_OK : fail(err, r.err.status, "%s", r.err.message);
 }
 
 enum klein_status plan_walk(const struct model_config *config, enum dtype act, int fp8,
-                            const struct klein_request *request, struct device *dev, struct klein_error *err)
+                            const struct klein_request *request, struct share tokens, struct device *dev,
+                            struct klein_error *err)
 {
     struct checkpoint *shapes = NULL;
     struct settled s;
     TRY(settle(config, request, &s, err));
     struct model *m = malloc(sizeof *m);
-    enum klein_status status =
-        m ? checkpoint_shapes(config, &shapes, err) : fail(err, KLEIN_E_NO_MEMORY, "no memory for a plan");
+    enum klein_status status = m ? share_check(config, &s, tokens, (struct share){0}, err)
+                                 : fail(err, KLEIN_E_NO_MEMORY, "no memory for a plan");
+    if (status == KLEIN_OK) status = checkpoint_shapes(config, &shapes, err);
     if (status == KLEIN_OK) status = model_place(m, shapes, dev, act, fp8, err);
-    if (status == KLEIN_OK) status = walk(m, act, &s, dev, err);
+    if (status == KLEIN_OK) status = walk(m, act, &s, tokens, dev, err);
     checkpoint_close(shapes);
     free(m);
     settled_free(&s);

@@ -17,7 +17,7 @@ struct settings {
     struct workload_settings workload;
     const char *config, *only, *without, *device;
     struct model_settings model;
-    int precision, repeat, list, json;
+    int precision, gpus, repeat, list, json;
 };
 enum { DEFAULT_REPEAT = 20 };
 
@@ -30,8 +30,7 @@ struct tune {
     char path[TUNED_PATH];
     struct tune_shapes shapes;
     struct tuned *table; /* NULL: there is none */
-    struct cublaslt lt;
-    char no_peer[KLEIN_MESSAGE_MAX]; /* why lt is not open; "": it is, or nobody asked */
+    struct tune_peers peers;
 };
 
 /* ---- what is tuned ---------------------------------------------------------------------------------------- */
@@ -85,7 +84,8 @@ static enum klein_status prepare(struct tune *t, struct klein_error *err)
     TRY(tuned_path(&t->whom, t->path, err));
     if (tuned_read(t->path, &t->whom, &t->table, &bad) != KLEIN_OK)
         message(MESSAGE_WARNING, "%s", bad.message);
-    return tune_shapes_find(t->dev, &t->config, t->s->precision == 1, &request, &t->shapes, err);
+    return tune_shapes_find(t->dev, &t->config, t->s->precision == 1, &request, t->s->gpus ? t->s->gpus : 1,
+                            &t->shapes, err);
 }
 
 /* ---- measuring -------------------------------------------------------------------------------------------- */
@@ -101,11 +101,13 @@ static json_t *shape_json(const struct tune_shape *s, const struct tune_candidat
     }
     json_t *o = json_pack("{s:s, s:s, s:s, s:o}", "shape", s->key, "kernel", best->kernel, "built_in",
                           s->built_in, "candidates", candidates);
-    if (o && s->peer_excluded[0])
-        json_object_set_new(o, "peers",
-                            json_pack("[{s:s, s:s}]", "library", "cuBLASLt", "excluded", s->peer_excluded));
-    else if (o && s->peer > 0)
-        json_object_set_new(o, "peers", json_pack("[{s:s, s:f}]", "library", "cuBLASLt", "seconds", s->peer));
+    json_t *peer = NULL;
+    if (s->peer_excluded[0])
+        peer = json_pack("{s:s, s:s}", "library", tune_peer_library(s), "excluded", s->peer_excluded);
+    else if (s->peer > 0)
+        peer = json_pack("{s:s, s:f}", "library", tune_peer_library(s), "seconds", s->peer);
+    if (peer && s->alone > 0) json_object_set_new(peer, "ours", json_real(s->alone));
+    if (o && peer) json_object_set_new(o, "peers", json_pack("[o]", peer));
     return o;
 }
 
@@ -123,9 +125,10 @@ static enum klein_status measure_shape(struct tune *t, struct tune_shape *s, str
 {
     const int repeat = t->s->repeat ? t->s->repeat : t->gpu.soft ? 1 : DEFAULT_REPEAT;
     TRY(tune_measure(t->dev, s, repeat, t->s->without, err));
-    if (t->lt.library) TRY(tune_peer(t->dev, &t->lt, s, repeat, err));
+    TRY(tune_peer(t->dev, &t->peers, s, repeat, err));
     if (s->peer_excluded[0])
-        message(MESSAGE_WARNING, "%s: cuBLASLt is not compared with: %s", s->key, s->peer_excluded);
+        message(MESSAGE_WARNING, "%s: %s is not compared with: %s", s->key, tune_peer_library(s),
+                s->peer_excluded);
     for (int i = 0; i < s->candidates; i++)
         if (s->candidate[i].excluded[0])
             message(MESSAGE_WARNING, "%s: %s is excluded: %s", s->key, s->candidate[i].kernel,
@@ -141,11 +144,7 @@ static enum klein_status measure(struct tune *t, struct klein_error *err)
     if (!t->table && !(t->table = tuned_new(&t->whom)))
         return fail(err, KLEIN_E_NO_MEMORY, "no memory for a table of tuned kernels");
     int measured = 0;
-    struct klein_error none = {0};
-    if (t->s->without && names_have(t->s->without, "cublaslt"))
-        snprintf(t->no_peer, sizeof t->no_peer, "cuBLASLt is left out");
-    else if (cublaslt_open(gpu_of(t->dev), &t->lt, &none) != KLEIN_OK)
-        snprintf(t->no_peer, sizeof t->no_peer, "%s", none.message);
+    tune_peers_open(&t->peers, gpu_of(t->dev), t->s->without);
     for (int i = 0; i < t->shapes.n && !err->status; i++) {
         if (t->s->only && !strstr(t->shapes.shape[i].key, t->s->only)) continue;
         show_progress(t, i);
@@ -173,12 +172,12 @@ static double seconds_of(const json_t *shape, const char *kernel)
     return -1;
 }
 
-/* "measured: 12.3 us; next of 6 gemm_x 13.0; 1 excluded; cuBLASLt's product alone 12.0" */
-static void measured_reason(const struct tuned_row *row, char *out, size_t size)
+/* "measured: 12.3 us; next of 6 conv_x 13.0; 1 excluded; cuDNN's convolution alone 10.0, ours alone 11.0" */
+static void measured_reason(const struct tune_shape *s, const struct tuned_row *row, char *out, size_t size)
 {
     const json_t *list = json_object_get(row->shape, "candidates"),
                  *peer = json_array_get(json_object_get(row->shape, "peers"), 0),
-                 *peer_seconds = json_object_get(peer, "seconds"), *c;
+                 *peer_seconds = json_object_get(peer, "seconds"), *alone = json_object_get(peer, "ours"), *c;
     const char *next = NULL;
     int excluded = 0;
     size_t i, n = (size_t)snprintf(out, size, "measured: %.1f us", 1e6 * seconds_of(row->shape, row->kernel));
@@ -196,9 +195,14 @@ static void measured_reason(const struct tuned_row *row, char *out, size_t size)
             (size_t)snprintf(out + n, size - n, "; next of %d %.80s %.1f",
                              (int)json_array_size(list) - excluded, next, 1e6 * seconds_of(row->shape, next));
     if (excluded) n += (size_t)snprintf(out + n, size - n, "; %d excluded", excluded);
+    const char *what = s->op != OP_conv         ? "product"
+                       : s->shape.conv.upsample ? "convolution of the enlarged image"
+                                                : "convolution";
     if (peer_seconds)
-        snprintf(out + n, size - n, "; %.40s's product alone %.1f",
-                 json_string_value(json_object_get(peer, "library")), 1e6 * json_number_value(peer_seconds));
+        n += (size_t)snprintf(out + n, size - n, "; %.40s's %s alone %.1f",
+                              json_string_value(json_object_get(peer, "library")), what,
+                              1e6 * json_number_value(peer_seconds));
+    if (alone) snprintf(out + n, size - n, ", ours alone %.1f", 1e6 * json_number_value(alone));
 }
 
 /* What the engine will take for a shape, and why. */
@@ -206,7 +210,7 @@ static const char *choice(const struct tune *t, const struct tune_shape *s, char
 {
     const struct tuned_row *row = tuned_find(t->table, s->key);
     if (row) {
-        measured_reason(row, why, size);
+        measured_reason(s, row, why, size);
         return row->kernel;
     }
     char reason[TUNE_TEXT];
@@ -220,6 +224,7 @@ static enum klein_status print_text(const struct tune *t, struct klein_error *er
     char why[2 * TUNE_TEXT];
     struct table table;
     printf("%s on %s\n", t->config.name, t->dev->description);
+    if (t->s->gpus > 1) printf("shares of %d GPUs that work on each picture\n", t->s->gpus);
     if (t->gpu.soft) puts("soft GPU: executed on the host, times mean nothing");
     printf("table   %s%s\n\n", t->path, t->table ? "" : " (not there)");
     table_begin(&table, "rlll");
@@ -236,10 +241,10 @@ static enum klein_status print_text(const struct tune *t, struct klein_error *er
         table_cell(&table, "%s", why);
     }
     if (!table_print(&table, stdout)) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a table");
-    if (t->no_peer[0]) printf("\n%s: our own kernels only.\n", t->no_peer);
-    puts("\nTimes are of the whole operation. Those of other libraries are there to compare; the engine does "
-         "not "
-         "use them.");
+    if (t->peers.no_lt[0]) printf("\n%s: products by our own kernels only.\n", t->peers.no_lt);
+    if (t->peers.no_dnn[0]) printf("\n%s: convolutions by our own kernels only.\n", t->peers.no_dnn);
+    puts("\nTimes are of the whole operation; alone: without norms, residuals and sums. Those of other "
+         "libraries are there to compare; the engine does not use them.");
     return KLEIN_OK;
 }
 
@@ -256,9 +261,9 @@ static enum klein_status print_json(const struct tune *t, struct klein_error *er
         if (o && row) json_object_update_missing_new(o, json_deep_copy(row->shape));
         json_array_append_new(list, o);
     }
-    json_t *o =
-        json_pack("{s:s, s:s, s:s, s:b, s:s, s:o}", "model", t->config.name, "device", t->dev->name,
-                  "description", t->dev->description, "soft", t->gpu.soft, "table", t->path, "shapes", list);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:i, s:s, s:o}", "model", t->config.name, "device",
+                          t->dev->name, "description", t->dev->description, "soft", t->gpu.soft, "gpus",
+                          t->s->gpus ? t->s->gpus : 1, "table", t->path, "shapes", list);
     const int failed = !o || json_dumpf(o, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(o);
@@ -272,7 +277,7 @@ static enum klein_status run(const void *settings, struct klein_error *err)
     signals_install();
     if (!status && !t.s->list) status = measure(&t, err);
     if (!status) status = t.s->json ? print_json(&t, err) : print_text(&t, err);
-    cublaslt_close(&t.lt);
+    tune_peers_close(&t.peers);
     tune_shapes_free(&t.shapes);
     tuned_free(t.table);
     device_close(t.dev);
@@ -288,10 +293,13 @@ static const struct cli_option tune_options[] = {
     {0, "only", "TEXT", CLI_TEXT, AT(only),
      .help = "only shapes with this text in them, as --list shows them"},
     {0, "without", "KERNELS", CLI_TEXT, AT(without),
-     .help = "leave these out (names with commas between; cublaslt: compare with no library)"},
+     .help = "leave these out (names with commas between; cublaslt, cudnn: do not compare with it)"},
     {0, "device", "NAME", CLI_TEXT, AT(device), .help = "the GPU: cuda[:N], or soft", .standard = "cuda"},
     {0, "precision", "TYPE", CLI_CHOICE, AT(precision), .help = "of the products in the transformer's blocks",
      .standard = "bf16", .choices = "bf16|fp8"},
+    {0, "gpus", "N", CLI_INT, AT(gpus),
+     .help = "shapes of the shares of so many GPUs that work on each picture (--parallel ulysses)",
+     .standard = "1", CLI_RANGE(1, GROUP_MAX)},
     {0},
 };
 
@@ -317,10 +325,13 @@ const struct cli_command command_tune = {
         "then on. A table of another GPU, driver or version of klein, or one that is damaged, is not used, "
         "with a "
         "warning. KLEIN_TUNE=off in the environment ignores it.\n\n"
-        "Where cuBLASLt is found its product of the same size is timed too, to compare; klein does not use "
-        "it.",
+        "Where cuBLASLt and cuDNN 9 are found, their product or convolution of the same size is compared "
+        "with ours and timed too, alone: without the norms, residuals, enlarging and sums that our operation "
+        "has beside (of convolutions ours alone as well). klein does not use them. Attention is compared "
+        "with no library.",
     .examples = "klein tune --config klein-4b --size 1024x1024 --precision fp8\n"
-                "klein tune --config klein-4b --size 1024x1024 --precision fp8 --list\n",
+                "klein tune --config klein-4b --size 1024x1024 --precision fp8 --list\n"
+                "klein tune --config klein-4b --size 1024x1024 --gpus 4\n",
     .groups = groups,
     .settings_size = sizeof(struct settings),
     .run = run,

@@ -17,6 +17,7 @@ static const struct {
     {"KLEIN_MODEL", "model folder (or single file) that is used without -m"},
     {"KLEIN_TUNE", "off: kernels are picked by the built-in rules, whatever klein tune measured"},
     {"KLEIN_CUBLASLT", "file of cuBLASLt for klein tune, if the loader does not find it"},
+    {"KLEIN_CUDNN", "file of cuDNN 9 for klein tune, if the loader does not find it"},
     {"KLEIN_NCCL",
      "file of NCCL 2 for GPUs that do not reach each other's memory, if the loader does not find it"},
     {"KLEIN_EXCHANGE",
@@ -201,11 +202,11 @@ void cli_print_overview(FILE *out, const struct cli_command *const *commands)
     }
 }
 
-/* Text as roff: hyphens that can be copied, no line taken for a request. */
-static void roff(FILE *out, const char *text)
+/* `length` of text as roff: hyphens that can be copied, no line taken for a request. */
+static void roff_part(FILE *out, const char *text, size_t length)
 {
     int line_start = 1;
-    for (; *text; text++) {
+    for (const char *end = text + length; text < end; text++) {
         if (line_start && (*text == '.' || *text == '\'')) fputs("\\&", out);
         if (*text == '-')
             fputs("\\-", out);
@@ -215,6 +216,11 @@ static void roff(FILE *out, const char *text)
             fputc(*text, out);
         line_start = *text == '\n';
     }
+}
+
+static void roff(FILE *out, const char *text)
+{
+    roff_part(out, text, strlen(text));
 }
 
 static void roff_row(FILE *out, const char *label, const char *text)
@@ -248,11 +254,11 @@ static void roff_command(FILE *out, const struct cli_command *command)
     fputc('\n', out);
     for (const char *about = command->about; about && *about; about += strspn(about, "\n")) {
         const char *end = strstr(about, "\n\n");
-        snprintf(text, sizeof text, "%.*s", end ? (int)(end - about) : (int)strlen(about), about);
+        const size_t length = end ? (size_t)(end - about) : strlen(about);
         fputs(".PP\n", out);
-        roff(out, text);
+        roff_part(out, about, length);
         fputc('\n', out);
-        about += strlen(text);
+        about += length;
     }
     for (int i = 0; (o = cli_option_at(command, i, NULL, &heading)) && o != &cli_help_option; i++) {
         if (heading) {

@@ -8,6 +8,7 @@
 struct walk {
     struct dry_device *dry;
     struct tune_shapes *shapes;
+    int rank; /* of the card whose share this is */
     struct klein_error *err;
 };
 
@@ -66,7 +67,10 @@ static struct op_case conv_case(const struct conv_args *a)
         .n = a->y.cols,
         .ksize = a->ksize,
         .stride = a->stride,
-        .groups = a->norm.stats.ptr ? a->norm.stats.rows : a->stats.rows,
+        .groups = a->norm.stats.ptr ? norm_groups(&a->norm) : a->stats.rows,
+        .bands = a->norm.stats.ptr && a->norm.bands > 1 ? a->norm.bands : 0,
+        .row0 = a->row0,
+        .rows = a->rows,
         .options = option(a->upsample, UPSAMPLE) | option(a->bias.ptr != NULL, WITH_BIAS) |
                    option(a->residual.ptr != NULL, WITH_RESIDUAL) |
                    option(a->norm.stats.ptr != NULL, WITH_NORM) | option(a->stats.ptr != NULL, WITH_STATS)};
@@ -99,7 +103,8 @@ static void on_pick(void *user, enum op_id op, const char *key, const void *shap
 {
     struct walk *w = user;
     struct tune_shape *s = add(w, key);
-    if (!s || s->calls++) return;
+    if (!s || (s->calls && s->rank != w->rank) || s->calls++) return;
+    s->rank = w->rank;
     s->op = op;
     s->built_in = kernel;
     if (op == OP_linear) {
@@ -116,7 +121,7 @@ static void on_pick(void *user, enum op_id op, const char *key, const void *shap
 }
 
 enum klein_status tune_shapes_find(struct device *dev, const struct model_config *config, int fp8,
-                                   const struct klein_request *request, struct tune_shapes *out,
+                                   const struct klein_request *request, int gpus, struct tune_shapes *out,
                                    struct klein_error *err)
 {
     struct walk w = {.shapes = out, .err = err};
@@ -125,7 +130,9 @@ enum klein_status tune_shapes_find(struct device *dev, const struct model_config
     TRY(dry_device_open(dev, &w.dry, err));
     g->picked = on_pick;
     g->picked_user = &w;
-    plan_walk(config, DT_BF16, fp8, request, &w.dry->base, err);
+    for (; w.rank < gpus && !err->status; w.rank++) /* their shares may differ by a row */
+        plan_walk(config, DT_BF16, fp8, request, (struct share){.rank = w.rank, .size = gpus}, &w.dry->base,
+                  err);
     g->picked = NULL;
     device_close(&w.dry->base);
     return err->status;

@@ -3,7 +3,7 @@
  * A file in the user's cache, one per kind of GPU, JSON:
  *   {"klein": "0.1.0", "gpu": "NVIDIA H100 80GB HBM3", "arch": 90, "multiprocessors": 132, "driver": 13000,
  *    "shapes": [{"shape": KEY, "kernel": NAME, "built_in": NAME, "candidates": [{"kernel": NAME, "seconds": S} or {"kernel", "excluded": WHY}],
- *                "peers": [{"library": "cuBLASLt", "seconds": S}]}]}
+ *                "peers": [{"library": "cuDNN", "seconds": S, "ours": S} or {"library": "cuBLASLt", "excluded": WHY}]}]}
  * KEY is what gemm_key, attention_key and conv_key (the pick headers) make of a shape. */
 #ifndef KLEIN_TUNED_H
 #define KLEIN_TUNED_H

@@ -1,7 +1,7 @@
 /* klein tune and the table that it writes: what is measured, what the engine then picks, and what it does with a bad table. About 10 s. */
 #include "support/program.h"
 
-#include "../engine/context.h"
+#include "../engine/group.h"
 #include "../host/tune.h"
 
 #include <stdlib.h>
@@ -138,7 +138,7 @@ static struct tune_shapes shapes_of_tiny(struct device *dev)
     struct tune_shapes shapes;
     const struct klein_request request = {.size = sizeof request, .width = 32, .height = 32, .steps = 1};
     OK(config_named("tiny", &config, &err));
-    OK(tune_shapes_find(dev, &config, 0, &request, &shapes, &err));
+    OK(tune_shapes_find(dev, &config, 0, &request, 1, &shapes, &err));
     return shapes;
 }
 
@@ -184,22 +184,71 @@ Test(tune, wrong_kernels_are_named_and_left_out)
 
 /* ---- another library --------------------------------------------------------------------------------------- */
 
-static const char standin[] = KLEIN_BINARY_DIR "/tests/libcublaslt_standin.so";
+static const char lt_standin[] = KLEIN_BINARY_DIR "/tests/libcublaslt_standin.so",
+                  dnn_standin[] = KLEIN_BINARY_DIR "/tests/libcudnn_standin.so";
+
+static struct tune_peers open_peers(struct device *dev, const char *lt, const char *dnn, const char *without)
+{
+    struct tune_peers p;
+    unsetenv("KLEIN_CUBLASLT");
+    unsetenv("KLEIN_CUDNN");
+    if (lt) setenv("KLEIN_CUBLASLT", lt, 1);
+    if (dnn) setenv("KLEIN_CUDNN", dnn, 1);
+    tune_peers_open(&p, gpu_of(dev), without);
+    return p;
+}
+
+static void no_peers(struct device *dev, const char *lt, const char *dnn, const char *without,
+                     const char *no_lt, const char *no_dnn)
+{
+    struct tune_peers p = open_peers(dev, lt, dnn, without);
+    cr_assert(strstr(p.no_lt, no_lt) && !p.lt.library, "%s", p.no_lt);
+    cr_assert(strstr(p.no_dnn, no_dnn) && !p.dnn.library, "%s", p.no_dnn);
+    tune_peers_close(&p);
+}
+
+Test(tune, libraries_that_do_not_do)
+{
+    struct klein_error err;
+    struct device *dev;
+    OK(device_open("soft", &(struct device_options){0}, &dev, &err));
+    no_peers(dev, NULL, NULL, NULL, "libcublasLt.so.13 was not found, as it does not run on the soft GPU",
+             "libcudnn.so.9 was not found, as it does not run on the soft GPU");
+    no_peers(dev, "/no/such/library", "/no/such/library", NULL,
+             "/no/such/library was not found: install cuBLASLt (KLEIN_CUBLASLT=FILE says where it is)",
+             "/no/such/library was not found: install cuDNN 9 (KLEIN_CUDNN=FILE says where it is)");
+    no_peers(dev, "libm.so.6", "libm.so.6", NULL, "cuBLASLt has no cublasLtCreate",
+             "cuDNN has no cudnnGetVersion");
+    no_peers(dev, lt_standin, dnn_standin, "conv_simple,cudnn,cublaslt", "cuBLASLt is left out",
+             "cuDNN is left out");
+    setenv("KLEIN_STANDIN", "old", 1);
+    no_peers(dev, NULL, dnn_standin, NULL, "", "cuDNN 8.9.7 is too old: 9 is needed");
+    setenv("KLEIN_STANDIN", "dead", 1);
+    no_peers(dev, NULL, dnn_standin, NULL, "", "cuDNN: create: EXECUTION_FAILED");
+    device_close(dev);
+}
+
+/* Measures s with the stand-in being `how`. excluded: how that ends; NULL: well. */
+static void peer_is(struct device *dev, struct tune_peers *p, struct tune_shape *s, const char *how,
+                    const char *excluded)
+{
+    struct klein_error err;
+    s->peer = s->alone = 0;
+    s->peer_excluded[0] = 0;
+    setenv("KLEIN_STANDIN", how, 1);
+    OK(tune_peer(dev, p, s, 2, &err));
+    unsetenv("KLEIN_STANDIN");
+    cr_assert(excluded ? strstr(s->peer_excluded, excluded) && s->peer == 0 && s->alone == 0
+                       : !s->peer_excluded[0] && s->peer > 0 && (s->op != OP_conv || s->alone > 0),
+              "%s", s->peer_excluded);
+}
 
 Test(tune, cublaslt_is_compared_with)
 {
     struct klein_error err;
     struct device *dev;
-    struct cublaslt lt;
     OK(device_open("soft", &(struct device_options){0}, &dev, &err));
-    FAILS(cublaslt_open(gpu_of(dev), &lt, &err), KLEIN_E_UNSUPPORTED, "does not run on the soft GPU");
-    setenv("KLEIN_CUBLASLT", "/no/such/library", 1);
-    FAILS(cublaslt_open(gpu_of(dev), &lt, &err), KLEIN_E_UNSUPPORTED, "is not there");
-    setenv("KLEIN_CUBLASLT", "libm.so.6", 1);
-    FAILS(cublaslt_open(gpu_of(dev), &lt, &err), KLEIN_E_UNSUPPORTED, "has no cublasLtCreate");
-    cr_assert(!lt.library);
-    setenv("KLEIN_CUBLASLT", standin, 1);
-    OK(cublaslt_open(gpu_of(dev), &lt, &err));
+    struct tune_peers peers = open_peers(dev, lt_standin, NULL, NULL);
     for (int fp8 = 0; fp8 < 2; fp8++) {
         struct tune_shape s = {.op = OP_linear,
                                .shape.gemm = {.type = fp8 ? DT_F8E4M3 : DT_BF16,
@@ -207,19 +256,41 @@ Test(tune, cublaslt_is_compared_with)
                                               .segments = 2,
                                               .w_rows = {128, 72},
                                               .k = 96}};
-        OK(tune_peer(dev, &lt, &s, 2, &err));
-        cr_assert(!s.peer_excluded[0] && s.peer > 0, "%s", s.peer_excluded);
-        setenv("KLEIN_STANDIN", "wrong", 1);
-        s.peer = 0;
-        OK(tune_peer(dev, &lt, &s, 2, &err));
-        cr_assert(strstr(s.peer_excluded, "WRONG: ") && s.peer == 0, "%s", s.peer_excluded);
-        setenv("KLEIN_STANDIN", "none", 1);
-        OK(tune_peer(dev, &lt, &s, 2, &err));
-        cr_assert(strstr(s.peer_excluded, "has no kernel for 100x96 @ 200") && s.peer == 0, "%s",
-                  s.peer_excluded);
-        unsetenv("KLEIN_STANDIN");
+        peer_is(dev, &peers, &s, "right", NULL);
+        peer_is(dev, &peers, &s, "wrong", "WRONG: ");
+        peer_is(dev, &peers, &s, "none", "has no kernel for 100x96 @ 200");
     }
-    cublaslt_close(&lt);
+    tune_peers_close(&peers);
+    device_close(dev);
+}
+
+Test(tune, cudnn_is_compared_with)
+{
+    static const struct op_case cases[] = {
+        {"3x3", OP_conv, .h = 9, .w = 12, .k = 24, .n = 40, .ksize = 3, .groups = 8,
+         .options = WITH_BIAS | WITH_NORM | WITH_RESIDUAL | WITH_STATS},
+        {"rgb in", OP_conv, .h = 7, .w = 10, .k = 3, .n = 16, .ksize = 3, .options = WITH_BIAS},
+        {"rgb out", OP_conv, .h = 10, .w = 7, .k = 16, .n = 3, .ksize = 3},
+        {"upsample", OP_conv, .h = 5, .w = 6, .k = 8, .n = 16, .ksize = 3, .options = UPSAMPLE},
+        {"stride 2", OP_conv, .h = 8, .w = 6, .k = 16, .n = 8, .ksize = 3, .stride = 2},
+        {"1x1", OP_conv, .h = 5, .w = 9, .k = 12, .n = 24, .ksize = 1},
+    };
+    struct klein_error err;
+    struct device *dev;
+    OK(device_open("soft", &(struct device_options){0}, &dev, &err));
+    struct tune_peers peers = open_peers(dev, NULL, dnn_standin, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tune_shape s = {.op = OP_conv, .c = cases[i], .built_in = "conv_simple"};
+        peer_is(dev, &peers, &s, "right", NULL);
+        peer_is(dev, &peers, &s, "wrong", "WRONG: output 0 is off our convolution's");
+        peer_is(dev, &peers, &s, "none", "cuDNN has no kernel for ");
+        peer_is(dev, &peers, &s, "fails", "cuDNN: convolution: EXECUTION_FAILED");
+    }
+    struct tune_shape other = {.op = OP_attention};
+    OK(tune_peer(dev, &peers, &other, 1, &err));
+    cr_assert(!tune_peer_library(&other) && !other.peer && !other.peer_excluded[0]);
+    cr_assert(!gpu_of(dev)->tuned);
+    tune_peers_close(&peers);
     device_close(dev);
 }
 
@@ -267,10 +338,10 @@ Test(tune, the_engine_picks_what_was_measured)
     SAYS(RUN(TUNE, "--only", "no such"), 2, "no shape has \"no such\" in it");
 
     o = OK_RUN(TUNE, "--only", shape, "--without", "cublaslt");
-    cr_assert(strstr(o.out, "cuBLASLt is left out: our own kernels only"), "%s", o.out);
-    cr_assert(
-        strstr(OK_RUN(TUNE, "--only", shape).out, "it does not run on the soft GPU: our own kernels only"));
-    setenv("KLEIN_CUBLASLT", standin, 1);
+    cr_assert(strstr(o.out, "cuBLASLt is left out: products by our own kernels only"), "%s", o.out);
+    cr_assert(strstr(OK_RUN(TUNE, "--only", shape).out,
+                     "it does not run on the soft GPU: products by our own kernels only"));
+    setenv("KLEIN_CUBLASLT", lt_standin, 1);
     json_t *result = program_json(OK_RUN(TUNE, "--only", shape, "--json")), *s = shape_of(result);
     cr_assert(json_number_value(json_object_get(json_array_get(json_object_get(s, "peers"), 0), "seconds")) >
               0);
@@ -313,6 +384,121 @@ Test(tune, the_engine_picks_what_was_measured)
     cr_assert(strstr(o.err, "klein: warning: the tuned kernels in ") &&
                   !strstr(strstr(o.err, "tuned") + 1, "tuned"),
               "one line: %s", o.err);
+}
+
+/* Of the decoder: a plain shape, and one that is enlarged. */
+Test(tune, convolutions_beside_cudnn)
+{
+#define TUNE_CONV TUNE, "--only", "conv BF16 8x8, 3x3 @ 128 to 128"
+    setenv("KLEIN_CUDNN", dnn_standin, 1);
+    json_t *result = program_json(OK_RUN(TUNE_CONV, "--json")), *s;
+    size_t i;
+    int n = 0;
+    json_array_foreach(json_object_get(result, "shapes"), i, s)
+    {
+        const json_t *peer = json_array_get(json_object_get(s, "peers"), 0);
+        if (!json_is_true(json_object_get(s, "measured"))) continue;
+        cr_assert_str_eq(json_string_value(json_object_get(peer, "library")), "cuDNN");
+        cr_assert(json_number_value(json_object_get(peer, "seconds")) > 0 &&
+                  json_number_value(json_object_get(peer, "ours")) > 0);
+        n++;
+    }
+    json_decref(result);
+    cr_assert_eq(n, 2);
+    struct outcome o = OK_RUN(TUNE, "--list");
+    cr_assert(strstr(o.out, "; cuDNN's convolution alone ") && strstr(o.out, ", ours alone ") &&
+                  strstr(o.out, "; cuDNN's convolution of the enlarged image alone "),
+              "%s", o.out);
+    setenv("KLEIN_STANDIN", "fails", 1);
+    o = OK_RUN(TUNE_CONV);
+    cr_assert(strstr(o.err, "8x8, 3x3 @ 128 to 128: cuDNN is not compared with: cuDNN: convolution: "
+                            "EXECUTION_FAILED") &&
+                  strstr(o.out, "measured: ") && !strstr(o.out, "alone "),
+              "%s%s", o.out, o.err);
+}
+
+/* ---- several cards ----------------------------------------------------------------------------------------- */
+
+struct watched {
+    const struct tune_shapes *shapes;
+    int seen[64];
+    char unknown[TUNED_KEY];
+};
+
+static void on_pick(void *user, enum op_id op, const char *key, const void *s, const char *kernel)
+{
+    struct watched *w = user;
+    for (int i = 0; i < w->shapes->n; i++)
+        if (!strcmp(w->shapes->shape[i].key, key)) {
+            w->seen[i] = 1;
+            return;
+        }
+    snprintf(w->unknown, sizeof w->unknown, "%s", key);
+}
+
+/* Of 15 tokens one card has 7, the other 8. */
+Test(tune, shapes_of_shares_are_those_that_a_group_asks_for, .disabled = SANITIZED)
+{
+    static const int gpus[] = {0, 1};
+    const struct klein_open_options options = {.size = sizeof options,
+                                               .model = KLEIN_SOURCE_DIR "/weights/nano",
+                                               .device = "soft",
+                                               .gpus = gpus,
+                                               .n_gpus = 2,
+                                               .parallel = KLEIN_PARALLEL_ULYSSES};
+    const struct klein_request request = {
+        .size = sizeof request, .prompt = "a green heart", .width = 48, .height = 80, .steps = 1};
+    struct klein_error err;
+    struct klein *k;
+    struct tune_shapes shapes;
+    struct watched watched[2];
+    struct klein_result result;
+    setenv("KLEIN_SOFT", "sm_90a:2", 1);
+    OK(klein_open(&options, &k, &err));
+    OK(tune_shapes_find(k->device, k->model->cfg, 0, &request, 2, &shapes, &err));
+    cr_assert(shapes.n <= 64);
+    for (int i = 0; i < 2; i++) {
+        struct gpu *g = gpu_of(k->group->member[i]->device);
+        watched[i] = (struct watched){.shapes = &shapes};
+        g->picked = on_pick;
+        g->picked_user = &watched[i];
+    }
+    OK(klein_generate(k, &request, &result, &err));
+    for (int i = 0; i < 2; i++) cr_assert_str_eq(watched[i].unknown, "");
+    for (int i = 0; i < shapes.n; i++)
+        cr_assert(watched[0].seen[i] || watched[1].seen[i], "nobody asks for %s", shapes.shape[i].key);
+    klein_result_free(&result);
+    klein_close(k);
+    tune_shapes_free(&shapes);
+}
+
+/* The first band of an image, its norm by the statistics of two. */
+Test(tune, shares_are_measured)
+{
+    setenv("KLEIN_CUDNN", dnn_standin, 1);
+    static const char *const only[] = {
+        "conv BF16 4x2, 3x3 @ 128 to 128", "conv BF16 8x4, 3x3 @ 128 to 128, up",
+        "attention BF16 8 queries, 16 keys", "linear BF16 256+2x256 @ 256+256"};
+    SAYS(RUN(TUNE, "--gpus", "3"), 2, "2 attention heads, which 3 devices cannot share evenly");
+    for (int i = 0; i < 4; i++) {
+        json_t *result = program_json(OK_RUN(TUNE, "--gpus", "2", "--only", only[i], "--json")), *s;
+        size_t j;
+        int n = 0;
+        cr_assert_eq(json_integer_value(json_object_get(result, "gpus")), 2);
+        json_array_foreach(json_object_get(result, "shapes"), j, s)
+        {
+            const json_t *list = json_object_get(s, "candidates"), *c;
+            size_t of;
+            if (!strstr(json_string_value(json_object_get(s, "shape")), only[i])) continue;
+            json_array_foreach(list, of, c) cr_assert(json_object_get(c, "seconds"), "%s",
+                                                      json_string_value(json_object_get(c, "excluded")));
+            if (i < 2) cr_assert(json_object_get(json_array_get(json_object_get(s, "peers"), 0), "ours"));
+            n++;
+        }
+        cr_assert_eq(n, 1, "%s", only[i]);
+        json_decref(result);
+    }
+    cr_assert(strstr(OK_RUN(TUNE, "--gpus", "2", "--list").out, "shares of 2 GPUs"));
 }
 
 /* In FP8 on Hopper: what attention and SwiGLU write in e4m3, with scales per 128 columns, and what multiplies it. */

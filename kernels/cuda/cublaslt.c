@@ -1,41 +1,19 @@
 #include "cublaslt.h"
+#include "library.h"
 
 #include <dlfcn.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { WORKSPACE = 32 << 20 };
 
 _Static_assert(sizeof(cublasLtMatmulHeuristicResult_t) == 96, "as in cublasLt.h");
 
-static enum klein_status fill(struct cublaslt *lt, struct klein_error *err)
-{
-    static const struct {
-        const char *symbol;
-        size_t offset;
-    } entries[] = {
+static const struct library_names names = {
+    "cuBLASLt", "KLEIN_CUBLASLT", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}};
+static const struct library_entry entries[] = {
 #define X(name, parameters) {"cublasLt" #name, offsetof(struct cublaslt, name)},
-        KLEIN_CUBLASLT_ENTRIES(X)
+    KLEIN_CUBLASLT_ENTRIES(X)
 #undef X
-    };
-    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
-        void *entry = dlsym(lt->library, entries[i].symbol);
-        if (!entry) return fail(err, KLEIN_E_UNSUPPORTED, "cuBLASLt has no %s", entries[i].symbol);
-        memcpy((char *)lt + entries[i].offset, &entry, sizeof entry);
-    }
-    return KLEIN_OK;
-}
-
-static void *open_library(int soft)
-{
-    static const char *const files[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
-    const char *named = getenv("KLEIN_CUBLASLT");
-    void *library = NULL;
-    if (named && *named) return dlopen(named, RTLD_NOW | RTLD_LOCAL);
-    for (int i = 0; i < 3 && !library && !soft; i++) library = dlopen(files[i], RTLD_NOW | RTLD_LOCAL);
-    return library;
-}
+};
 
 static enum klein_status check(cublasStatus_t status, const char *what, struct klein_error *err)
 {
@@ -45,12 +23,9 @@ static enum klein_status check(cublasStatus_t status, const char *what, struct k
 enum klein_status cublaslt_open(struct gpu *g, struct cublaslt *out, struct klein_error *err)
 {
     *out = (struct cublaslt){.gpu = g};
-    out->library = open_library(g->cu->soft);
-    if (!out->library)
-        return fail(err, KLEIN_E_UNSUPPORTED, "cuBLASLt is not there%s",
-                    g->cu->soft ? ": it does not run on the soft GPU"
-                                : " (KLEIN_CUBLASLT=FILE says where it is)");
-    enum klein_status status = fill(out, err);
+    TRY(library_open(&names, g->cu->soft, &out->library, err));
+    enum klein_status status =
+        library_fill(out->library, names.name, entries, sizeof entries / sizeof *entries, out, err);
     if (status == KLEIN_OK) status = check(out->Create(&out->handle), "create", err);
     if (status != KLEIN_OK) cublaslt_close(out);
     return status;

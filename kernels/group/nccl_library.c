@@ -1,11 +1,16 @@
 #include "nccl_library.h"
 
+#include "../cuda/library.h"
+
 #include <dlfcn.h>
-#include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
-static const char library[] = "libnccl.so.2";
+static const struct library_names names = {"NCCL 2", "KLEIN_NCCL", {"libnccl.so.2"}};
+static const struct library_entry entries[] = {
+#define X(name, result, parameters) {"nccl" #name, offsetof(struct nccl, name)},
+    KLEIN_NCCL_ENTRIES(X)
+#undef X
+};
 
 static enum klein_status check_version(const struct nccl *n, struct klein_error *err)
 {
@@ -21,34 +26,13 @@ static enum klein_status check_version(const struct nccl *n, struct klein_error 
                 code % base / 100, code % 100);
 }
 
-static enum klein_status fill(struct nccl *n, struct klein_error *err)
-{
-    static const struct {
-        const char *symbol;
-        size_t offset;
-    } entries[] = {
-#define X(name, result, parameters) {"nccl" #name, offsetof(struct nccl, name)},
-        KLEIN_NCCL_ENTRIES(X)
-#undef X
-    };
-    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
-        void *entry = dlsym(n->library, entries[i].symbol);
-        if (!entry) return fail(err, KLEIN_E_UNSUPPORTED, "NCCL has no %s", entries[i].symbol);
-        memcpy((char *)n + entries[i].offset, &entry, sizeof entry);
-    }
-    return KLEIN_OK;
-}
-
 enum klein_status nccl_open(int soft, struct nccl *out, struct klein_error *err)
 {
-    const char *named = getenv("KLEIN_NCCL"), *file = named && *named ? named : soft ? NULL : library;
-    *out = (struct nccl){.library = file ? dlopen(file, RTLD_NOW | RTLD_LOCAL) : NULL};
-    if (!out->library)
-        return fail(err, KLEIN_E_UNSUPPORTED,
-                    "%s was not found%s: install NCCL 2 (KLEIN_NCCL=FILE says where it is)",
-                    file ? file : library, file ? "" : ", as it does not run on the soft GPU");
+    *out = (struct nccl){0};
+    TRY(library_open(&names, soft, &out->library, err));
     enum klein_status status = check_version(out, err);
-    if (status == KLEIN_OK) status = fill(out, err);
+    if (status == KLEIN_OK)
+        status = library_fill(out->library, "NCCL", entries, sizeof entries / sizeof *entries, out, err);
     if (status != KLEIN_OK) nccl_close(out);
     return status;
 }
