@@ -51,6 +51,7 @@ struct forecast {
     const char *kernel;
     int threads, shared;
     struct tiling tiling;
+    double seconds; /* 0: those of the tiling */
 };
 
 /* A card with the rates of the kernel's instructions: mma.sync where the kernel has no other. */
@@ -89,7 +90,8 @@ static enum klein_status of_linear(const struct card *c, const struct gpu_spec *
                                                                    .split = o->split,
                                                                    .element = e4m3 ? 1 : 2,
                                                                    .tile_m = v->bm,
-                                                                   .tile_n = v->bn})};
+                                                                   .tile_n = v->bn}),
+                           0};
     return KLEIN_OK;
 }
 
@@ -108,7 +110,8 @@ static enum klein_status of_attention(const struct card *c, const struct gpu_spe
     const struct attention_variant *v;
     TRY(attention_pick(&s, NULL, &v, err));
     const struct gpu_spec used = as_used(g, v->name);
-    *f = (struct forecast){v->name, (int)v->threads, (int)v->shared, attention_tiling(&used, &p, v->rows)};
+    *f = (struct forecast){v->name, (int)v->threads, (int)v->shared, attention_tiling(&used, &p, v->rows),
+                           v->halves ? predict_attention(&used, &p) : 0};
     return KLEIN_OK;
 }
 
@@ -137,7 +140,7 @@ static enum klein_status of_conv(const struct card *c, const struct gpu_spec *g,
                                                               .tile_m = v->tile_w * v->tile_h,
                                                               .tile_n = v->tile_n});
     t.tiles = (double)conv_tiles(v, &s, s.rows);
-    *f = (struct forecast){v->name, (int)v->threads, (int)v->shared, t};
+    *f = (struct forecast){v->name, (int)v->threads, (int)v->shared, t, 0};
     return KLEIN_OK;
 }
 
@@ -162,15 +165,16 @@ static enum klein_status line(const char *budgets, const struct card *c, const s
         return KLEIN_OK;
     const int registers = registers_of(budgets, f.kernel, c->code), warps = f.threads / 32;
     const int blocks = registers ? resident_blocks(g, registers, f.threads, f.shared) : 0;
-    const double rounds = ceil(f.tiling.tiles / g->multiprocessors);
+    const double rounds = ceil(f.tiling.tiles / g->multiprocessors),
+                 seconds = f.seconds > 0 ? f.seconds : tiling_seconds(g, f.tiling);
     printf("%-5s %-6s %-8s %-42s %-36s %4d %6d %5.0f %7.0f %6.0f %9.0f %7.0f\n", c->name,
            e4m3 ? "e4m3" : "bf16", klein_stage_name(o->stage), o->cost.shape, f.kernel, registers, blocks,
            100.0 * blocks * warps / gpu_warps(g), f.tiling.tiles,
            100 * f.tiling.tiles / (rounds * g->multiprocessors), f.tiling.cycles,
-           o->cost.flops / tiling_seconds(g, f.tiling) / 1e12);
+           o->cost.flops / seconds / 1e12);
     if (o->stage == KLEIN_STAGE_DENOISE) {
         sum->flops += o->count * o->cost.flops;
-        sum->seconds += o->count * tiling_seconds(g, f.tiling);
+        sum->seconds += o->count * seconds;
     }
     return KLEIN_OK;
 }

@@ -359,6 +359,25 @@ static struct tensor attended_of(const struct run *r, const struct state *s, str
     return copies(r) ? x : operand_of(r, s, x, w, 1);
 }
 
+/* The product that makes q, k and v from x, but for its weights. */
+static struct linear_args to_qkv(const struct run *r, const struct dit_config *d, const struct dit_request *q,
+                                 const struct state *s, struct tensor x)
+{
+    return (struct linear_args){.x = x,
+                                .epilogue = LINEAR_QKV,
+                                .qkv = {.q = s->qkv[0],
+                                        .k = s->qkv[1],
+                                        .v = s->qkv[2],
+                                        .to = stored_to(r, q->tables.to_all),
+                                        .cos = q->tables.rope.cos,
+                                        .sin = q->tables.rope.sin,
+                                        .heads = d->heads,
+                                        .kv_heads = d->heads,
+                                        .head_dim = d->head_dim,
+                                        .pairs = ROPE_INTERLEAVED,
+                                        .eps = d->eps}};
+}
+
 static void double_block(struct run *r, const struct dit *m, const struct dit_double *b,
                          const struct dit_request *q, struct state *s)
 {
@@ -381,23 +400,11 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
                                       .eps = d->eps,
                                       .shift = {mod[DIT_TEXT][SHIFT1], mod[DIT_IMAGE][SHIFT1]},
                                       .scale = {mod[DIT_TEXT][SCALE1], mod[DIT_IMAGE][SCALE1]}});
-    run_linear(r,
-               &(struct linear_args){.x = h_qkv,
-                                     .split = split,
-                                     .epilogue = LINEAR_QKV,
-                                     .group = {{.w = txt->qkv, .q_norm = txt->q_norm, .k_norm = txt->k_norm},
-                                               {.w = img->qkv, .q_norm = img->q_norm, .k_norm = img->k_norm}},
-                                     .qkv = {.q = s->qkv[0],
-                                             .k = s->qkv[1],
-                                             .v = s->qkv[2],
-                                             .to = stored_to(r, q->tables.to_all),
-                                             .cos = q->tables.rope.cos,
-                                             .sin = q->tables.rope.sin,
-                                             .heads = d->heads,
-                                             .kv_heads = d->heads,
-                                             .head_dim = d->head_dim,
-                                             .pairs = ROPE_INTERLEAVED,
-                                             .eps = d->eps}});
+    struct linear_args qkv = to_qkv(r, d, q, s, h_qkv);
+    qkv.split = split;
+    qkv.group[DIT_TEXT] = (struct linear_group){.w = txt->qkv, .q_norm = txt->q_norm, .k_norm = txt->k_norm};
+    qkv.group[DIT_IMAGE] = (struct linear_group){.w = img->qkv, .q_norm = img->q_norm, .k_norm = img->k_norm};
+    run_linear(r, &qkv);
     attention(r, d, q, s, o);
     run_linear(r,
                &(struct linear_args){.y = s->z,
@@ -455,22 +462,9 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
     struct tensor shift = vectors(q->now, DIT_MOD_SINGLE, 1), scale = vectors(q->now, DIT_MOD_SINGLE + 1, 1);
     struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s, s->h, b->in, 0),
                   om = attended_of(r, s, s->om, b->out), z = tensor_rows(s->z, first, n);
-    const struct linear_args in = {
-        .x = h,
-        .epilogue = LINEAR_QKV,
-        .group[0] = {.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm},
-        .qkv = {.q = s->qkv[0],
-                .k = s->qkv[1],
-                .v = s->qkv[2],
-                .to = stored_to(r, q->tables.to_all),
-                .mlp = tensor_cols(om, D, d->mlp_width),
-                .cos = q->tables.rope.cos,
-                .sin = q->tables.rope.sin,
-                .heads = d->heads,
-                .kv_heads = d->heads,
-                .head_dim = d->head_dim,
-                .pairs = ROPE_INTERLEAVED,
-                .eps = d->eps}};
+    struct linear_args in = to_qkv(r, d, q, s, h);
+    in.group[0] = (struct linear_group){.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm};
+    in.qkv.mlp = tensor_cols(om, D, d->mlp_width);
 
     run_adaln(r,
               &(struct adaln_args){.y = h, .x = s->z, .eps = d->eps, .shift[0] = shift, .scale[0] = scale});

@@ -229,9 +229,12 @@ ParameterizedTest(struct precision *p, models, dit_last_block)
                      less = rows * (2 * D * (D + 2 * mlp) + 2 * (D + mlp) * D + 4 * q.n_tokens * D);
         cr_assert(flops[1] - flops[0] == less, "%.0f of %.0f FLOP less, expected %.0f", flops[1] - flops[0],
                   flops[1], less);
-        cr_assert(!memcmp(got[0].ptr, got[1].ptr, (size_t)x.rows * (size_t)x.cols * sizeof(float)),
-                  "%d references: %s differs by %g", references, p->backend.name,
-                  relative_l2(got[0], got[1]));
+        /* oneDNN does not promise the same bytes for other numbers of rows: the processor's products in BF16. */
+        const int may_round = !strcmp(p->backend.name, "cpu") && p->act == DT_BF16;
+        cr_assert(
+            may_round ? relative_l2(got[0], got[1]) <= 0x1p-8
+                      : !memcmp(got[0].ptr, got[1].ptr, (size_t)x.rows * (size_t)x.cols * sizeof(float)),
+            "%d references: %s differs by %g", references, p->backend.name, relative_l2(got[0], got[1]));
         free(got[0].ptr), free(got[1].ptr);
     }
     st_close(file);

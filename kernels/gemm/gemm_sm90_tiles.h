@@ -22,8 +22,8 @@ struct gemm_sm90 {
     static constexpr bool E4M3 = same<Element, fp8>, GROUPS = GROUPS_; /* GROUPS: a scale per k block of x */
     static constexpr int BK = ROW_BYTES / (int)sizeof(Element);
     static constexpr int CONSUMERS = BM / CONSUMER_ROWS, WARPS = BM / WARP_ROWS, CHUNKS = BN / CHUNK;
-    static constexpr int TAIL =
-        BN % CHUNK; /* columns beyond the last chunk, which go without the copy engine */
+    /* Columns beyond the last chunk, which go without the copy engine. */
+    static constexpr int TAIL = BN % CHUNK;
     static constexpr int STAGES = GEMM_SM90_STAGES(BM, BN);
     static constexpr int FEWEST = FAMILY == QKV ? CHUNKS / 2 : CHUNKS; /* chunks of y that a tile makes */
     static constexpr int BUFFERS = GEMM_SM90_BUFFERS(BM, BN) < FEWEST ? GEMM_SM90_BUFFERS(BM, BN) : FEWEST;
