@@ -132,10 +132,11 @@ Test(device, peak)
 {
     struct device *dev = open_device("cpu", 1);
     double f32 = cpu_peak_flops(dev, DT_F32), bf16 = cpu_peak_flops(dev, DT_BF16);
-    for (int i = 0; i < 9 && bf16 <= 0.5 * f32; i++)
+    for (int i = 0; i < 9 && bf16 <= 0.25 * f32; i++)
         bf16 = cpu_peak_flops(dev, DT_BF16); /* others' work beside it */
     cr_expect(f32 > 1e9 && f32 < 1e13, "%g FLOP/s per thread", f32);
-    cr_expect(bf16 > 0.5 * f32, "%g in bf16, %g in f32", bf16, f32);
+    /* One processor has vdpbf16ps at 0.49 of the rate of f32 by FMA, idle; converting first would be far below a quarter. */
+    cr_expect(bf16 > 0.25 * f32, "%g in bf16, %g in f32", bf16, f32);
     device_close(dev);
 }
 
