@@ -12,7 +12,7 @@ struct dnn;
 
 struct cpu_device {
     struct device base;
-    int bf16; /* the processor multiplies bf16; else they are widened to f32, and f32 ones stay */
+    int bf16; /* bf16 operands are multiplied as they are; else they are widened to f32 */
     struct dnn *dnn;
     char *scratch; /* grows to what the largest op needs, kept between ops */
     size_t scratch_bytes;
@@ -33,7 +33,8 @@ static inline enum klein_status cpu_refuses_e4m3(const char *op, struct klein_er
 enum klein_status cpu_scratch(struct cpu_device *cpu, size_t bytes, char **out, struct klein_error *err);
 
 /* FLOP/s of vector multiply-adds on registers (a multiply-add is 2), all threads of the device together: what no kernel on
- * vector units can exceed. Takes 0.1 s. type: of the operands, DT_F32 or DT_BF16. */
+ * vector units can exceed. Takes 0.1 s per type. type: of the operands, DT_F32 or DT_BF16; of BF16 ones the better of multiplying them as they are and
+ * widened. */
 double cpu_peak_flops(struct device *dev, enum dtype type);
 
 /* The op tables of simd/, one per instruction set, and one thread's register peak over some seconds. */
