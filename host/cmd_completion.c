@@ -113,7 +113,9 @@ static void zsh_values(const struct cli_option *o)
 {
     enum values values = values_of(o);
     if (values == VALUES_NONE) return;
-    printf(":%s:", o->argument);
+    putchar(':');
+    print_quoted(o->argument, ":\\");
+    putchar(':');
     if (values == VALUES_FILE) fputs("_files", stdout);
     if (values == VALUES_DIR) fputs("_files -/", stdout);
     if (values != VALUES_CHOICE) return;

@@ -164,6 +164,10 @@ static enum klein_status check_settings(const struct settings *s, struct klein_e
                     s->images);
     if (s->latents && s->seed.given)
         return fail(err, KLEIN_E_USAGE, "--latents replaces the noise; leave --seed out");
+    if (s->images > 1 && s->seed.value > INT64_MAX - (uint64_t)s->images + 1)
+        return fail(err, KLEIN_E_USAGE,
+                    "--seed %llu leaves no seeds for %d pictures: it must be %lld at most",
+                    (unsigned long long)s->seed.value, s->images, (long long)INT64_MAX - s->images + 1);
     return KLEIN_OK;
 }
 
@@ -378,8 +382,9 @@ static enum klein_status make(struct generation *g, struct klein_error *err)
     progress_clear(&g->bar);
     if (g->trouble.status != KLEIN_OK) return fail(err, g->trouble.status, "%s", g->trouble.message);
     if (status == KLEIN_E_CANCELLED && g->written)
-        snprintf(err->message, sizeof err->message, "interrupted; %d of %d pictures were written", g->written,
-                 g->request.images);
+        snprintf(err->message, sizeof err->message,
+                 "interrupted; %d of %d pictures were written, from seed %llu on", g->written,
+                 g->request.images, (unsigned long long)g->request.seed);
     else if (status == KLEIN_E_CANCELLED)
         snprintf(err->message, sizeof err->message, "interrupted; nothing was written");
     return status;
@@ -397,7 +402,10 @@ static enum klein_status report(struct generation *g, struct klein_error *err)
                          .seeded = !g->s->latents,
                          .dump = g->s->dump};
     if (g->s->json) return report_json(&all, stdout, err);
-    if (!g->s->messages.quiet) report_notes(&all);
+    if (!g->s->messages.quiet)
+        report_notes(&all);
+    else if (g->s->output && g->s->no_metadata && !g->s->seed.given && !g->s->latents)
+        message(MESSAGE_WARNING, "random seed %llu, which no file tells", (unsigned long long)r->seeds[0]);
     return KLEIN_OK;
 }
 

@@ -136,6 +136,18 @@ Test(cli, json_says_everything)
     json_decref(json);
 }
 
+/* Also where nothing else would. */
+Test(cli, random_seeds_are_reported_when_quiet)
+{
+    struct outcome o = OK_RUN("generate", "a", "-m", MODEL, "--size", "32x32", "-s", "1", "-q", "-o", "x.png",
+                              "--no-metadata");
+    unsigned long long seed;
+    cr_assert_eq(sscanf(o.err, "klein: warning: random seed %llu, which no file tells", &seed), 1, "%s",
+                 o.err);
+    o = OK_RUN("generate", "a", "-m", MODEL, "--size", "32x32", "-s", "1", "-q", "-o", "x.png");
+    cr_assert_str_empty(o.err, "%s", o.err);
+}
+
 Test(cli, random_seeds_are_reported_and_differ)
 {
     json_t *a = program_json(OK_RUN("generate", "a cat", SMALL, "--json"));
@@ -327,6 +339,8 @@ Test(cli, latents_replace_the_noise)
          "latents for 48x32, not for 64x64");
     SAYS(RUN("generate", "a", "-m", MODEL, "--latents", "l.safetensors", "-n", "2"), 2, "leave -n out");
     SAYS(RUN("generate", "a", "-m", MODEL, "--latents", "l.safetensors", "-S", "2"), 2, "leave --seed out");
+    SAYS(RUN("generate", "a", "-m", MODEL, "-S", "9223372036854775807", "-n", "2"), 2,
+         "leaves no seeds for 2 pictures: it must be 9223372036854775806 at most");
 }
 
 Test(cli, mistakes_say_what_to_do_and_write_nothing)
@@ -439,6 +453,47 @@ Test(cli, ctrl_c_stops_within_a_step_and_leaves_nothing)
     cr_assert(!strstr(said, "500/1000"), "it went on for long after the signal");
     free(said);
     cr_assert_eq(program_count_files(test_dir()), 1); /* the log */
+}
+
+/* Pictures that were finished stay, and the line says which seeds they have. */
+Test(cli, ctrl_c_keeps_what_is_finished)
+{
+    char log[512], second[512];
+    snprintf(log, sizeof log, "%s", in_dir("log"));
+    snprintf(second, sizeof second, "%s", in_dir("x-1.png"));
+    pid_t pid =
+        program_start(log, (const char *const[]){"klein", "generate", "a", "-m", MODEL, "--size", "64x64",
+                                                 "-s", "40", "-n", "64", "-S", "70", "-o", "x-%d.png", NULL});
+    for (int i = 0; i < 3000 && access(second, F_OK); i++) usleep(20000);
+    kill(pid, SIGINT);
+    cr_assert_eq(program_wait(pid), 130);
+    char *said = program_file(log, NULL);
+    cr_assert(strstr(said, " of 64 pictures were written, from seed 70 on"), "%s", said);
+    free(said);
+}
+
+/* Threads that wait sleep soon (main.c), unless the user has decided otherwise. */
+Test(cli, waiting_threads_do_not_spin)
+{
+    static const char *const variables[] = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"};
+    for (int i = 0; i < 2; i++) {
+        const char *log = in_dir(i ? "log1" : "log0");
+        char path[64], environment[1 << 16];
+        unsetenv(variables[0]), unsetenv(variables[1]);
+        if (i) setenv("OMP_WAIT_POLICY", "active", 1);
+        pid_t pid =
+            program_start(log, (const char *const[]){"klein", "generate", "a", "-m", MODEL, "--size", "64x64",
+                                                     "-s", "1000", "-v", "-o", "x.png", NULL});
+        await(log, "denoise 1/1000");
+        snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+        FILE *f = fopen(path, "rb");
+        cr_assert(f);
+        const size_t size = fread(environment, 1, sizeof environment, f);
+        fclose(f);
+        cr_assert_eq(memmem(environment, size, "GOMP_SPINCOUNT=1000", 20) != NULL, i == 0);
+        kill(pid, SIGINT);
+        cr_assert_eq(program_wait(pid), 130);
+    }
 }
 
 Test(cli, terminals)

@@ -468,6 +468,7 @@ Test(cli_commands, completion)
     cr_assert(strstr(o.out, "#compdef klein") &&
                   strstr(o.out, "'(-s --steps)'{-s,--steps}'[denoising steps]:N:'"),
               "%s", o.out);
+    cr_assert(strstr(o.out, "]:A\\:B:'"), "a colon in a label: %s", o.out);
     o = OK_RUN("completion", "fish");
     cr_assert(strstr(o.out, "-s s -l steps -x -d 'denoising steps'"), "%s", o.out);
     SAYS(RUN("completion", "tcsh"), 2, "must be bash, zsh or fish");

@@ -120,9 +120,7 @@ static void compare_tap(void *user, const struct klein_tap *tap)
     snprintf(c->names[c->taps++], sizeof c->names[0], "%s", tap->name);
     const struct st_tensor *want = golden_of(c->file, "", tap->name, &every);
     if (!want) return;
-    double tolerance = tap->is_int32                                                       ? 0
-                       : !strncmp(tap->name, "latents.", 8) || !strcmp(tap->name, "image") ? 1e-3
-                                                                                           : 1e-4;
+    double tolerance = tap->is_int32 ? 0 : 1e-4;
     double error = relative_l2(every_row(tap_tensor(tap), every), golden(c->file, want->name));
     cr_assert(error <= tolerance, "%s: relative L2 %.3g, allowed %.3g", want->name, error, tolerance);
     c->seen++;

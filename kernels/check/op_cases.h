@@ -29,14 +29,14 @@ enum op_option {
     IN_PLACE = 256, /* the alias that ops.h allows */
     OUTLIERS = 512, /* a few channels of x are 100 times larger, as in the real model */
     UPSAMPLE = 1024,
-    WITH_STATS = 32768, /* conv: gn_stats of y, in `groups` */
-    OFFSET = 2048,      /* x has a mean that is large against its spread */
+    OFFSET = 2048, /* x has a mean that is large against its spread */
     /* in a BF16 run on a device that has it (device.h), else the numbers that they stand for, which are exact in BF16: */
     X_E4M3 = 4096, /* linear: x and weights are F8_E4M3 with scales */
     Y_E4M3 =
         8192, /* adaln, SwiGLU, attention: so is the result; but for adaln with scales per TENSOR_GROUP columns */
-    X_GROUPS = 16384, /* x has its scales per TENSOR_GROUP columns */
-    QUANTISED = 32768 /* linear, on devices that place: the weights are placed as WEIGHT_MATRIX_E4M3 */
+    X_GROUPS = 16384,  /* x has its scales per TENSOR_GROUP columns */
+    QUANTISED = 32768, /* linear, on devices that place: the weights are placed as WEIGHT_MATRIX_E4M3 */
+    WITH_STATS = 65536 /* conv: gn_stats of y, in `groups` */
 };
 
 struct op_case {
