@@ -134,7 +134,7 @@ static int expected_results(struct st_file *file)
     int n = 0;
     for (int i = 0; i < st_count(file); i++) {
         const char *name = st_get(file, i)->name;
-        int result = strncmp(name, "negative_", 9) != 0;
+        int result = 1;
         for (size_t j = 0; j < sizeof request / sizeof *request; j++) result &= strcmp(name, request[j]) != 0;
         n += result;
     }

@@ -1,4 +1,4 @@
-"""dit.safetensors: the transformer alone, with 0, 1 and 3 references (transformer_flux2.py, ids by pipeline_flux2_klein.py)."""
+"""dit.safetensors: the transformer alone, with 0, 1, 3 and 16 references (transformer_flux2.py, ids by pipeline_flux2_klein.py)."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from common import Capture, block_modules, block_outputs, normal, packed, save
 
 T = 0.731
 TARGET = (4, 6)
-CASES = {"r0": [], "r1": [(3, 5)], "r3": [(3, 5), (2, 7), (5, 4)]}
+SIZES = [(3, 5), (2, 7), (5, 4)]  # of the references, which come again and again
+CASES = {"r0": 0, "r1": 1, "r3": 3, "r16": 16}  # so many references
 
 
 def forward(pipe: Flux2KleinPipeline, x, references, text, modules=None):
@@ -33,7 +34,7 @@ def forward(pipe: Flux2KleinPipeline, x, references, text, modules=None):
 def make(pipe: Flux2KleinPipeline, out: Path, text: torch.Tensor) -> None:
     transformer = pipe.transformer
     x = normal(1, 1, 128, *TARGET)
-    references = [normal(2 + k, 1, 128, *size) for k, size in enumerate(CASES["r3"])]
+    references = [normal(2 + k, 1, 128, *size) for k, size in enumerate(SIZES)]
     tensors = {"t": torch.tensor([T]), "x": packed(x)}
     for k, reference in enumerate(references):
         tensors[f"ref.{k}"] = packed(reference)
@@ -50,28 +51,26 @@ def make(pipe: Flux2KleinPipeline, out: Path, text: torch.Tensor) -> None:
         references[:1],
         small_text,
         {
-            transformer.time_guidance_embed: "temb",
             transformer.double_stream_modulation_img: "mod.img",
             transformer.double_stream_modulation_txt: "mod.txt",
             transformer.single_stream_modulation: "mod.single",
             transformer.x_embedder: "img_in",
             transformer.context_embedder: "txt_in",
-            transformer.norm_out: "norm_out",
         },
     )
     tensors["small.x"], tensors["small.text"] = packed(small_x), small_text
-    for name in ("temb", "mod.img", "mod.txt", "mod.single", "img_in", "txt_in", "norm_out"):
+    for name in ("mod.img", "mod.txt", "mod.single", "img_in", "txt_in"):
         tensors[f"small.{name}"] = capture[name].reshape(-1, capture[name].shape[-1])
+    tensors["small.ref_in"] = tensors.pop("small.img_in")[TARGET[0] * TARGET[1] :]  # what klein makes beforehand
     tensors.update(block_outputs(capture, "small."))
     tensors["small.velocity"] = velocity
 
     # Whole passes with 512 text tokens.
-    for case, sizes in CASES.items():
-        velocity, capture, ids = forward(pipe, x, references[: len(sizes)], text)
+    for case, count in CASES.items():
+        velocity, capture, ids = forward(pipe, x, (references * 6)[:count], text)
         tensors[f"{case}.velocity"] = velocity
         if case == "r3":
             tensors.update({f"{n}@11": t[::11] for n, t in block_outputs(capture, "r3.").items()})
             cos, sin = transformer.pos_embed(ids)
-            tensors["r3.img_ids"] = ids
             tensors["r3.rope_cos"], tensors["r3.rope_sin"] = cos[:, ::2], sin[:, ::2]  # one per pair
     save(out / "dit.safetensors", tensors)

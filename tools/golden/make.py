@@ -50,7 +50,6 @@ def main() -> None:
         vae.make_small_decoder(models.load_vae(small_decoder), out)
         sigmas.make(pipe.scheduler, out)
         references = refs.make(out)
-        pipeline.make_fit(pipe, references, out)
         pipeline.make(pipe, models.load(tiny, is_distilled=False), references, out)
         pipeline.make_bf16(pipe, models.load(tiny, torch.bfloat16), references, out)
         images.make(out)

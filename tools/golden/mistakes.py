@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers.models.transformers import transformer_flux2
 
 import dit
+import encoder
 import models
 import vae
 from common import PROMPTS, capture_ids, normal
@@ -43,7 +44,7 @@ def half_split(x, tables, sequence_dim=1):
 
 def transformer_mistakes(pipe, text, real: int, states):
     x = normal(1, 1, 128, *dit.TARGET)
-    refs = [normal(2 + k, 1, 128, *size) for k, size in enumerate(dit.CASES["r3"])]
+    refs = [normal(2 + k, 1, 128, *size) for k, size in enumerate(dit.SIZES)]
 
     def velocity(refs=refs, text=text):
         return dit.forward(pipe, x, refs, text)[0]
@@ -73,10 +74,11 @@ def transformer_mistakes(pipe, text, real: int, states):
     padded[real:] = 0
     yield "padding rows zeroed", moved(velocity(text=padded), right)
     yield "padding rows left out", moved(velocity(text=text[:real]), right)
-    masked, unmasked = states
+    masked, unmasked, faint, faint_other_eps = states
     yield "no key mask in the text encoder", moved(velocity(text=rows(unmasked, (1, 2, 3))), right)
     yield "text outputs off by one layer", moved(velocity(text=rows(masked, (2, 3, 4))), right)
     yield "text outputs in reverse order", moved(velocity(text=rows(masked, (3, 2, 1))), right)
+    yield "RMSNorm eps 1e-5 in the text encoder (`faint`)", moved(rows(faint_other_eps, (1, 2, 3)), rows(faint, (1, 2, 3)))
 
     tiny_x, tiny_text = x.clone(), normal(10, 12, text.shape[1])  # as `small` in dit.py
     tiny_x[:, :, 0, 0] *= 1e-3
@@ -93,8 +95,8 @@ def vae_mistakes(model):
     image = vae.pixels(48, 64)
     flat = torch.randint(126, 130, (1, 3, 32, 32), generator=torch.Generator("cpu").manual_seed(23)) / 255 * 2 - 1
     right, right_flat = encode(image), encode(flat)
-    with eps(model, torch.nn.GroupNorm, 1e-4):
-        yield "GroupNorm eps 1e-4 (`flat.mode`)", moved(encode(flat), right_flat)
+    with eps(model, torch.nn.GroupNorm, 1e-5):
+        yield "GroupNorm eps 1e-5 (`flat`)", moved(encode(flat), right_flat)
     for block in model.encoder.down_blocks:
         for down in block.downsamplers or []:
             down.forward = lambda x, conv=down.conv: F.conv2d(x, conv.weight, conv.bias, stride=2, padding=1)
@@ -114,7 +116,17 @@ def main() -> None:
     with capture_ids(pipe.text_encoder) as calls:
         text = pipe.encode_prompt(PROMPTS["short"], text_encoder_out_layers=models.TEXT_OUTPUTS)[0][0]
     ids, mask = calls[0]
-    states = [pipe.text_encoder(ids[None], attention_mask=m, output_hidden_states=True).hidden_states for m in (mask[None], None)]
+
+    def hidden(mask):
+        return pipe.text_encoder(ids[None], attention_mask=mask, output_hidden_states=True).hidden_states
+
+    states = [hidden(mask[None]), hidden(None)]
+    with encoder.faint(pipe.text_encoder):
+        states.append(hidden(mask[None]))
+        for m in pipe.text_encoder.modules():
+            if hasattr(m, "variance_epsilon"):
+                m.variance_epsilon = 1e-5
+        states.append(hidden(mask[None]))
     for name, change in [*transformer_mistakes(pipe, text, int(mask.sum()), states), *vae_mistakes(pipe.vae)]:
         print(f"{name:40} {change:.3f}")
 

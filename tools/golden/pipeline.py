@@ -24,8 +24,7 @@ def run(
     text_length: int = 512,
     blocks: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """One request; returns klein's dump of it (names and shapes of klein's --dump, --dump-blocks), and `negative_prompt_embeds`
-    where guidance runs, `image_u8` [H, W, 3]."""
+    """One request; returns klein's dump of it (names and shapes of klein's --dump, --dump-blocks), and `image_u8` [H, W, 3]."""
     tensors, embeds, calls = {}, [], 0
     passes = 2 if guidance > 1 and not pipe.config.is_distilled else 1
 
@@ -88,8 +87,6 @@ def run(
             hook.remove()
     tensors["input_ids"] = ids[0][0]
     tensors["prompt_embeds"] = embeds[0][0]
-    if passes == 2:
-        tensors["negative_prompt_embeds"] = embeds[1][0]
     tensors["sigmas"] = pipe.scheduler.sigmas
     tensors["image"] = capture["image"][0]
     tensors["image_u8"] = torch.from_numpy(np.array(picture))
@@ -100,7 +97,7 @@ def small(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What is kept of a dump: every 31st row of the embeddings and of the first step's blocks."""
     out = {}
     for name, t in tensors.items():
-        if name.endswith("prompt_embeds") or name.startswith("step.0."):
+        if name == "prompt_embeds" or name.startswith("step.0."):
             out[f"{name}@31"] = t[::31]
         elif not name.startswith("step."):
             out[name] = t
@@ -149,18 +146,6 @@ def make(pipe: Flux2KleinPipeline, base: Flux2KleinPipeline, references: dict, o
         if name not in ("t2i", "two_refs", "base"):
             del tensors["image"]  # its 8 bits suffice
         save(out / f"pipe_{name}.safetensors", tensors)
-
-
-def make_fit(pipe: Flux2KleinPipeline, references: dict, out: Path) -> None:
-    """What the pipeline makes of references before it encodes them: over a megapixel scaled down (LANCZOS), then cropped."""
-    tensors = {}
-    for name in ("large", "odd"):
-        image = pipe.image_processor._resize_if_exceeds_area(references[name])
-        width, height = (16 * (n // 16) for n in image.size)
-        fitted = np.array(pipe.image_processor._resize_and_crop(image, width, height))
-        tensors[f"{name}.size"] = torch.tensor([width, height])
-        tensors[f"{name}.fitted[::16]"] = torch.from_numpy(fitted[::16, ::16].copy())
-    save(out / "fit.safetensors", tensors)
 
 
 # Timesteps (1000 sigma) on which diffusers' roundings in bf16 (t, t / 1000, that times 1000) change nothing: what is left between its

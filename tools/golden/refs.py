@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-# name -> width, height. `odd` needs the crop to multiples of 16, `large` is over a megapixel and is scaled down first.
-SIZES = {"a": (96, 64), "b": (64, 80), "odd": (101, 77), "large": (1500, 900)}
+# name -> width, height. `odd` needs the crop to multiples of 16.
+SIZES = {"a": (96, 64), "b": (64, 80), "odd": (101, 77)}
 
 
 def picture(name: str) -> Image.Image:
