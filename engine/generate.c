@@ -87,12 +87,20 @@ static void finish_image(struct generation *g, int image)
     if (g->request->finished) g->request->finished(g->request->finished_user, image, g->result);
 }
 
+/* A stage's steps, of which there is an event each; 0: it has none. */
+static int steps_of(const struct generation *g, enum klein_stage stage)
+{
+    return stage == KLEIN_STAGE_DENOISE      ? g->settled.steps
+           : stage == KLEIN_STAGE_REFERENCES ? g->settled.n_references
+                                             : 0;
+}
+
 /* On a device that works on after an op was issued, a stage's time is that between two marks in its stream. A request that is one graph
  * has none: its stages are then 0. */
 static void mark_stage(struct generation *g, enum klein_stage stage, int step, int finished)
 {
     struct run *r = &g->run;
-    int last = stage != KLEIN_STAGE_DENOISE || step == g->settled.steps - 1;
+    int last = step >= steps_of(g, stage) - 1;
     if (r->walked || !run_ok(r) || g->n_spans == RUN_MARKS / 2 || (finished && !last)) return;
     struct span *span = &g->spans[g->n_spans];
     *span = (struct span){stage, 2 * g->n_spans, 2 * g->n_spans + 1};
@@ -117,7 +125,8 @@ static void on_event(void *user, enum klein_stage stage, int image, int step, in
     if (!finished) run_observe_issued(&g->run); /* they are of the stage before */
     p->stage = stage;
     p->image = image;
-    p->step = stage == KLEIN_STAGE_DENOISE ? step + finished : 0;
+    p->steps = steps_of(g, stage);
+    p->step = p->steps ? step + finished : 0;
     if (g->run.dev->mark) {
         mark_stage(g, stage, step, finished);
     } else {
@@ -417,7 +426,7 @@ static enum klein_status generate(struct generation *g, struct klein_error *err)
     struct klein_result *result = g->result;
     TRY(settle(config, q, &g->settled, err));
     g->job = settled_job(&g->settled);
-    g->progress = (struct klein_progress){.images = g->settled.images, .steps = g->settled.steps};
+    g->progress = (struct klein_progress){.images = g->settled.images};
     result->width = g->settled.width;
     result->height = g->settled.height;
     result->steps = g->settled.steps;

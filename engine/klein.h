@@ -97,8 +97,9 @@ const char *klein_stage_name(enum klein_stage stage); /* "text", "references", "
 struct klein_progress {
     enum klein_stage stage;
     int image, images; /* image being made, 0-based, of how many */
-    int step, steps;   /* steps finished; in KLEIN_STAGE_REFERENCES: references finished */
-    double fraction;   /* of the whole request by FLOPs, 0..1 */
+    int step,
+        steps; /* steps finished, of how many; in KLEIN_STAGE_REFERENCES: references; 0 of 0 in stages without steps */
+    double fraction; /* of the whole request by FLOPs, 0..1 */
 };
 
 /* A named intermediate tensor, for research and tests: input_ids, prompt_embeds, sigmas, ref_latents.K,

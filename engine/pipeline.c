@@ -130,9 +130,10 @@ static void encode_references(struct work *w)
         out->latents = run_tensor(r, DT_F32, out->rows * out->cols, w->m->cfg->dit.in_channels);
         vae_encode(r, &w->m->vae, out->latents, w->in.picture[k], image->height, image->width);
         run_tap(r, out->latents, "ref_latents.%d", k);
+        if (k < w->job->n_references - 1) event(w->job, KLEIN_STAGE_REFERENCES, 0, k, 1);
     }
     stage_end(r, PART(references));
-    event(w->job, KLEIN_STAGE_REFERENCES, 0, 0, 1);
+    event(w->job, KLEIN_STAGE_REFERENCES, 0, w->job->n_references - 1, 1);
 }
 
 static void prepare(struct work *w)

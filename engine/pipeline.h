@@ -31,7 +31,8 @@ struct job {
     void *ctx; /* receives [text_length, text_width] of the prompt, activations; NULL: not wanted */
     int warm; /* it is about what the device keeps, not about the picture: of the steps only as many as that needs */
 
-    /* Called as the request proceeds: `finished` = 0 when a stage begins, 1 when it ended, in denoising after every step. NULL allowed. */
+    /* Called as the request proceeds: `finished` = 0 when a stage begins, 1 when it ended, in denoising after every step, and after every
+     * reference (step -1: there was none). NULL allowed. */
     void (*event)(void *user, enum klein_stage stage, int image, int step, int finished);
     void *event_user;
 };

@@ -419,6 +419,48 @@ Test(pipeline, progress_rises_to_one)
     klein_close(k);
 }
 
+/* Which counts a stage reported, in bits by number finished, and of how many. */
+struct counted {
+    unsigned seen[KLEIN_STAGE_COUNT];
+    int steps[KLEIN_STAGE_COUNT];
+};
+
+static int count_steps(void *user, const struct klein_progress *p)
+{
+    struct counted *c = user;
+    c->seen[p->stage] |= 1u << p->step;
+    c->steps[p->stage] = p->steps;
+    return 0;
+}
+
+/* The last of a stage is finished when the next begins. */
+Test(pipeline, progress_counts_references_and_steps)
+{
+    struct klein_error err;
+    struct klein_result result;
+    struct counted c = {0};
+    uint8_t pixels[3 * 64 * 64] = {0};
+    const struct klein_image references[3] = {{64, 64, pixels}, {64, 64, pixels}, {64, 64, pixels}};
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 0);
+    struct klein_request q = {.size = sizeof q,
+                              .prompt = "a cat",
+                              .width = 32,
+                              .height = 32,
+                              .steps = 2,
+                              .references = references,
+                              .n_references = 3,
+                              .progress = count_steps,
+                              .progress_user = &c};
+    OK(klein_generate(k, &q, &result, &err));
+    const unsigned seen[] = {1, 7, 3, 1};
+    const int steps[] = {0, 3, 2, 0};
+    for (int s = 0; s < KLEIN_STAGE_COUNT; s++)
+        cr_assert(c.seen[s] == seen[s] && c.steps[s] == steps[s], "%s: counts %x of %d, expected %x of %d",
+                  klein_stage_name((enum klein_stage)s), c.seen[s], c.steps[s], seen[s], steps[s]);
+    klein_result_free(&result);
+    klein_close(k);
+}
+
 Test(pipeline, bad_requests)
 {
     struct klein_error err;
