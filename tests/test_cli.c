@@ -1,6 +1,7 @@
 /* klein generate as a person runs it, on the golden model. The other commands are in test_cli_commands.c. */
 #include "support/program.h"
 
+#include "../engine/noise.h"
 #include "../host/image.h"
 #include "../weights/safetensors.h"
 
@@ -341,6 +342,50 @@ Test(cli, latents_replace_the_noise)
     SAYS(RUN("generate", "a", "-m", MODEL, "--latents", "l.safetensors", "-S", "2"), 2, "leave --seed out");
     SAYS(RUN("generate", "a", "-m", MODEL, "-S", "9223372036854775807", "-n", "2"), 2,
          "leaves no seeds for 2 pictures: it must be 9223372036854775806 at most");
+}
+
+/* --noise torch-bf16 is that noise: giving it as latents makes the same picture, another kind of noise another one. */
+Test(cli, kinds_of_noise)
+{
+    enum { H = 2, W = 2, N = 128 * H * W };
+    float values[N];
+    struct klein_error err;
+    struct st_writer *w;
+    struct st_tensor t = {.name = "latents",
+                          .dtype = DT_F32,
+                          .ndim = 4,
+                          .shape = {1, 128, H, W},
+                          .data = values,
+                          .bytes = sizeof values};
+    noise_torch(values, N, 7, KLEIN_NOISE_TORCH_BF16);
+    OK(st_write_begin(in_dir("l.safetensors"), &t, 1, NULL, &w, &err));
+    OK(st_write_finish(w, &err));
+    json_t *json[3] = {
+        program_json(OK_RUN("generate", "a", SMALL, "-S", "7", "--noise", "torch-bf16", "--json")),
+        program_json(OK_RUN("generate", "a", SMALL, "--latents", "l.safetensors", "--json")),
+        program_json(OK_RUN("generate", "a", SMALL, "-S", "7", "--json"))};
+    const char *hash[3];
+    for (int i = 0; i < 3; i++) hash[i] = text_of(image_of(json[i], 0), "latent_hash");
+    cr_assert_str_eq(hash[0], hash[1]);
+    cr_assert_str_neq(hash[0], hash[2]);
+    cr_assert_str_eq(text_of(json[0], "noise"), "torch-bf16");
+    cr_assert_str_eq(text_of(json[2], "noise"), "torch");
+    for (int i = 0; i < 3; i++) json_decref(json[i]);
+    SAYS(RUN("generate", "a", SMALL, "--noise", "white"), 2, "torch-bf16");
+}
+
+Test(cli, sixteen_references_and_no_more)
+{
+    const char *argv[64] = {"klein", "generate", "a", SMALL, "--json"};
+    int n = 0;
+    while (argv[n]) n++;
+    write_reference("r.png", 64, 64);
+    for (int i = 0; i < 16; i++) argv[n++] = "-i", argv[n++] = "r.png";
+    json_t *json = program_json(program_ok(program_run(NULL, argv), "sixteen references"));
+    cr_assert_eq(int_of(json, "references"), 16);
+    json_decref(json);
+    argv[n++] = "-i", argv[n++] = "r.png";
+    SAYS(program_run(NULL, argv), 2, "16");
 }
 
 Test(cli, mistakes_say_what_to_do_and_write_nothing)

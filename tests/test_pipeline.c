@@ -461,6 +461,100 @@ Test(pipeline, progress_counts_references_and_steps)
     klein_close(k);
 }
 
+struct sixteen {
+    unsigned seen;
+    float first[128]; /* of reference 0, which is like all even ones */
+};
+
+static void look_at_reference(void *user, const struct klein_tap *tap)
+{
+    struct sixteen *s = user;
+    int k;
+    if (sscanf(tap->name, "ref_latents.%d", &k) != 1) return;
+    cr_assert(k >= 0 && k < KLEIN_MAX_REFERENCES && tap->shape[0] == 16);
+    if (!k) memcpy(s->first, tap->data, sizeof s->first);
+    cr_assert(!memcmp(s->first, tap->data, sizeof s->first) == (k % 2 == 0), "reference %d", k);
+    s->seen |= 1u << k;
+}
+
+/* As many as there may be. What the image model makes of them: models/dit_references; one more: bad_requests. */
+Test(pipeline, sixteen_references)
+{
+    struct klein_error err;
+    struct klein_result result;
+    struct sixteen s = {0};
+    uint8_t pixels[2][3 * 64 * 64] = {{0}};
+    struct klein_image references[KLEIN_MAX_REFERENCES];
+    memset(pixels[1], 200, sizeof pixels[1]);
+    for (int k = 0; k < KLEIN_MAX_REFERENCES; k++)
+        references[k] = (struct klein_image){64, 64, pixels[k % 2]};
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 0);
+    struct klein_request q = {.size = sizeof q,
+                              .prompt = "a cat",
+                              .width = 32,
+                              .height = 32,
+                              .steps = 1,
+                              .references = references,
+                              .n_references = KLEIN_MAX_REFERENCES,
+                              .tap = look_at_reference,
+                              .tap_user = &s};
+    OK(klein_generate(k, &q, &result, &err));
+    cr_assert(s.seen == 0xffff && result.n_images == 1, "%x", s.seen);
+    klein_result_free(&result);
+    klein_close(k);
+}
+
+/* Bytes in memory of this process that are mapped from files of a folder. */
+static size_t resident(const char *folder)
+{
+    char line[1024];
+    size_t kib, all = 0;
+    int counts = 0;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    cr_assert(f);
+    while (fgets(line, sizeof line, f)) {
+        if (strchr(line, '-') && strchr(line, '-') < strchr(line, ' ')) counts = strstr(line, folder) != NULL;
+        if (counts && sscanf(line, "Rss: %zu kB", &kib) == 1) all += kib << 10;
+    }
+    fclose(f);
+    return all;
+}
+
+struct pages {
+    size_t text[KLEIN_STAGE_COUNT]; /* of the text encoder: the most in that stage */
+};
+
+static int look_at_pages(void *user, const struct klein_progress *p)
+{
+    struct pages *pages = user;
+    size_t bytes = resident(GOLDEN_MODEL("tiny/text_encoder/"));
+    if (bytes > pages->text[p->stage]) pages->text[p->stage] = bytes;
+    return 0;
+}
+
+/* When memory is short nothing of the encoder need stay: its pages are given back before denoising. */
+Test(pipeline, pages_of_the_text_encoder_are_given_back)
+{
+    struct klein_error err;
+    struct klein_result result;
+    struct pages pages = {0};
+    struct klein *k = open_tiny("cpu", KLEIN_DTYPE_F32, 2, 0);
+    struct klein_request q = {.size = sizeof q,
+                              .prompt = "a cat",
+                              .width = 32,
+                              .height = 32,
+                              .steps = 1,
+                              .progress = look_at_pages,
+                              .progress_user = &pages};
+    OK(klein_generate(k, &q, &result, &err));
+    cr_assert(pages.text[KLEIN_STAGE_TEXT] > 100 << 10, "%zu bytes while it computes",
+              pages.text[KLEIN_STAGE_TEXT]);
+    cr_assert(!pages.text[KLEIN_STAGE_DENOISE] && !pages.text[KLEIN_STAGE_DECODE], "%zu, %zu bytes are left",
+              pages.text[KLEIN_STAGE_DENOISE], pages.text[KLEIN_STAGE_DECODE]);
+    klein_result_free(&result);
+    klein_close(k);
+}
+
 Test(pipeline, bad_requests)
 {
     struct klein_error err;
@@ -594,6 +688,23 @@ Test(pipeline, plan_matches_the_published_counts)
         cr_assert(text > 2.7 && text < 3.0, "text: %.3f TFLOP", text);
         cr_assert(plan.arena_bytes > (size_t)64 << 20 && plan.arena_bytes < (size_t)1536 << 20, "arena: %zu",
                   plan.arena_bytes);
+        plan_free(&plan);
+    }
+}
+
+/* Beside 14 GiB of weights in 24 GiB. */
+Test(pipeline, arena_of_four_megapixels)
+{
+    struct klein_error err;
+    struct model_config config;
+    const struct klein_image reference = {1024, 1024, NULL};
+    OK(config_named("klein-4b", &config, &err));
+    for (int i = 0; i < 4; i++) {
+        struct plan plan;
+        struct klein_request q = {
+            .size = sizeof q, .width = 2048, .height = 2048, .references = &reference, .n_references = i / 2};
+        OK(plan_make(&config, i % 2 ? DT_F32 : DT_BF16, &q, &plan, &err));
+        cr_assert(plan.arena_bytes <= (size_t)10 << 30, "%.2f GiB", (double)plan.arena_bytes / 0x1p30);
         plan_free(&plan);
     }
 }
