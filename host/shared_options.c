@@ -2,6 +2,7 @@
 #include "message.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -77,13 +78,22 @@ const struct cli_option json_options[] = {
     {0},
 };
 
+/* That of an installed klein lies where the program's own path leads, else it is in the source folder. */
 const char *model_demo(void)
 {
-    static const char *const folders[] = {KLEIN_SHARE_DIR "/nano", KLEIN_NANO_DIR};
-    static const char *const indexes[] = {KLEIN_SHARE_DIR "/nano/model_index.json",
-                                          KLEIN_NANO_DIR "/model_index.json"};
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
-        if (access(indexes[i], R_OK) == 0) return folders[i];
+    static char folder[PATH_MAX];
+    char program[PATH_MAX], installed[2 * PATH_MAX], index[PATH_MAX + 32];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[n > 0 ? n : 0] = 0;
+    char *name = strrchr(program, '/');
+    if (name) *name = 0;
+    snprintf(installed, sizeof installed, "%s/" KLEIN_SHARE "/nano", program);
+    const char *const places[] = {installed, KLEIN_NANO_DIR};
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        if (!realpath(places[i], folder)) continue;
+        snprintf(index, sizeof index, "%s/model_index.json", folder);
+        if (access(index, R_OK) == 0) return folder;
+    }
     return NULL;
 }
 
