@@ -136,7 +136,8 @@ static enum klein_status open_one(const struct klein_open_options *o, const char
     if (!checkpoint_tokenizer_dir(checkpoint)) {
         checkpoint_close(checkpoint);
         return fail(err, KLEIN_E_MODEL_MISSING,
-                    "%s has no tokenizer folder: it belongs beside the text encoder",
+                    "%s has no tokenizer: tokenizer/tokenizer.json, or vocab.json and merges.txt, is missing "
+                    "beside the text encoder",
                     o->model ? o->model : o->text_encoder);
     }
     options.device = device;

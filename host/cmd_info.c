@@ -47,7 +47,9 @@ static enum klein_status check_tokenizer(const struct checkpoint *c, struct fact
     struct tokenizer *t;
     f->tokenizer_dir = checkpoint_tokenizer_dir(c);
     if (!f->tokenizer_dir)
-        return fail(err, KLEIN_E_MODEL_MISSING, "the model has no tokenizer folder; download it completely");
+        return fail(err, KLEIN_E_MODEL_MISSING,
+                    "the model has no tokenizer: tokenizer/tokenizer.json, or vocab.json and merges.txt, is "
+                    "missing; download it completely");
     TRY(tokenizer_open(f->tokenizer_dir, &t, err));
     f->vocab = tokenizer_vocab(t);
     tokenizer_close(t);

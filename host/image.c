@@ -158,14 +158,14 @@ static enum klein_status write_all(int fd, const char *name, const uint8_t *byte
     return KLEIN_OK;
 }
 
-/* Writes to `path` itself, which is made with `flags`; on failure a file made here is removed. */
-static enum klein_status write_file(const char *path, int flags, const uint8_t *bytes, size_t n,
-                                    struct klein_error *err)
+/* Writes to `path` itself, which is made with `flags`; on failure a file made here is removed. Messages are about `name`. */
+static enum klein_status write_file(const char *path, const char *name, int flags, const uint8_t *bytes,
+                                    size_t n, struct klein_error *err)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC | flags, 0666);
-    if (fd < 0) return fail(err, KLEIN_E_OUTPUT, "%s: %s", path, strerror(errno));
-    enum klein_status status = write_all(fd, path, bytes, n, err);
-    if (close(fd) && status == KLEIN_OK) status = fail(err, KLEIN_E_OUTPUT, "%s: %s", path, strerror(errno));
+    if (fd < 0) return fail(err, KLEIN_E_OUTPUT, "%s: %s", name, strerror(errno));
+    enum klein_status status = write_all(fd, name, bytes, n, err);
+    if (close(fd) && status == KLEIN_OK) status = fail(err, KLEIN_E_OUTPUT, "%s: %s", name, strerror(errno));
     if (status != KLEIN_OK && flags & O_EXCL) unlink(path);
     return status;
 }
@@ -177,7 +177,7 @@ static enum klein_status replace_file(const char *path, const uint8_t *bytes, si
     if (asprintf(&temporary, "%s.%ld.tmp", path, (long)getpid()) < 0)
         return fail(err, KLEIN_E_NO_MEMORY, "%s: no memory to write it", path);
     unlink(temporary); /* one of this name was left by a killed process */
-    enum klein_status status = write_file(temporary, O_CREAT | O_EXCL, bytes, n, err);
+    enum klein_status status = write_file(temporary, path, O_CREAT | O_EXCL, bytes, n, err);
     if (status == KLEIN_OK && rename(temporary, path)) {
         status = fail(err, KLEIN_E_OUTPUT, "%s: %s", path, strerror(errno));
         unlink(temporary);
@@ -202,7 +202,7 @@ enum klein_status image_write(const char *path, const struct klein_image *image,
     if (standard)
         status = write_all(STDOUT_FILENO, "standard output", bytes, n, err);
     else if (!stat(path, &st) && !S_ISREG(st.st_mode))
-        status = write_file(path, 0, bytes, n, err);
+        status = write_file(path, path, 0, bytes, n, err);
     else
         status = replace_file(path, bytes, n, err);
     free(bytes);

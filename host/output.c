@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -44,6 +45,25 @@ static enum klein_status too_long(const char *path, struct klein_error *err)
     return fail(err, KLEIN_E_OUTPUT, "%.60s...: the path is too long", path);
 }
 
+/* A device or pipe, which is written to as it is; other files are replaced by one made beside them. */
+static int is_special(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+/* Permissions do not tell all: of /proc, or of a disk that cannot be written to. */
+static enum klein_status try_beside(const char *path, const char *folder, struct klein_error *err)
+{
+    char file[4096 + 16];
+    snprintf(file, sizeof file, "%s.XXXXXX", path);
+    int fd = mkstemp(file);
+    if (fd < 0) return fail(err, KLEIN_E_OUTPUT, "%s: cannot write in %s: %s", path, folder, strerror(errno));
+    close(fd);
+    unlink(file);
+    return KLEIN_OK;
+}
+
 enum klein_status output_check_file(const char *path, struct klein_error *err)
 {
     char folder[4096];
@@ -61,7 +81,7 @@ enum klein_status output_check_file(const char *path, struct klein_error *err)
         return fail(err, KLEIN_E_OUTPUT, "%s: cannot write in %s: %s", path, folder, strerror(errno));
     if (!access(path, F_OK) && access(path, W_OK))
         return fail(err, KLEIN_E_OUTPUT, "%s: %s", path, strerror(errno));
-    return KLEIN_OK;
+    return is_special(path) ? KLEIN_OK : try_beside(path, folder, err);
 }
 
 static enum klein_status check_format(struct output *o, struct klein_error *err)

@@ -398,6 +398,13 @@ Test(cli, mistakes_say_what_to_do_and_write_nothing)
     fwrite(bytes, 1, n / 2, f);
     fclose(f);
     free(bytes);
+    f = fopen(in_dir("p.txt"), "w");
+    fputs("a red balloon on a wooden table\n", f);
+    fclose(f);
+    char command[1024];
+    snprintf(command, sizeof command, "cp -r %s %s && rm %s/tokenizer/tokenizer.json %s/tokenizer/merges.txt",
+             MODEL, in_dir("mute"), in_dir("mute"), in_dir("mute"));
+    cr_assert_eq(system(command), 0);
     int files = program_count_files(test_dir());
     static const struct {
         const char *argv[8];
@@ -431,6 +438,12 @@ Test(cli, mistakes_say_what_to_do_and_write_nothing)
         {{"generate", "a", "-i", "thin.png"}, 5, "thin.png: "},
         {{"generate", "a", "-o", "no/x.png"}, 5, "the folder no/ does not exist"},
         {{"generate", "a", "--dump", "no/x"}, 5, "the folder no/ does not exist"},
+        {{"generate", "a", "-o", "/proc/x.png"}, 5, "/proc/x.png: cannot write in /proc/: "},
+        {{"generate", "a", "--dump", "/proc/x"}, 5, "/proc/x: cannot write in /proc/: "},
+        {{"generate", "a", "-m", "p.txt"}, 3, "p.txt: says that its header has"},
+        {{"generate", "a", "--transformer", "p.txt"}, 3, "p.txt: says that its header has"},
+        {{"generate", "a", "--vae", "a.png"}, 3, "a.png: "},
+        {{"generate", "a", "-m", "mute"}, 3, "mute has no tokenizer: tokenizer/tokenizer.json"},
         {{"generate", "--prompt-file", "no.txt"}, 5, "no.txt: cannot read the prompt"},
         {{"generate", "a", "--latents", "a.png"}, 5, "a.png: "},
         {{"generate", "a", "-o", "/dev/full", "-s", "1", "-W", "32"}, 5, "/dev/full: "},

@@ -72,6 +72,11 @@ static enum klein_status place_override(struct place *p, enum checkpoint_part wh
 {
     char inner[PATH_MAX];
     if (kind_of(path) == ABSENT) return fail(err, KLEIN_E_MODEL_MISSING, "%s: %s", path, strerror(errno));
+    if (kind_of(path) == A_FILE) { /* one of another kind is the mistake, not what is missing beside it */
+        struct st_file *f;
+        TRY(st_open(path, &f, err));
+        st_close(f);
+    }
     TRY(join(inner, path, checkpoint_part_name(which), err));
     if (kind_of(inner) == A_FOLDER) path = inner; /* a whole model was given: its part is meant */
     copy_path(p->path, path);
