@@ -163,7 +163,7 @@ static enum klein_status print_text(const struct facts *f, int tensors, struct k
     list_outputs(outputs, sizeof outputs, &c->text);
     printf("%s%s\n", c->name, c->toy ? ", a toy" : "");
     printf("  variant      %s: %d steps%s\n", c->distilled ? "distilled" : "base", c->default_steps,
-           c->distilled ? ", no guidance" : ", with guidance");
+           !c->distilled && c->default_guidance > 1 ? ", with guidance" : ", no guidance");
     printf("  licence      %s\n", checkpoint_license(f->checkpoint));
     printf("  picture      %dx%d by default\n", c->default_width, c->default_height);
     printf("  transformer  width %d, %d heads of %d, %d double and %d single blocks\n", c->dit.width,

@@ -101,6 +101,7 @@ Test(cli_commands, info)
     cr_assert(strstr(OK_RUN("info", MODEL, "--tensors").out, "transformer_blocks.0.attn.to_q.weight"));
     json_t *json = program_json(OK_RUN("info", "-m", MODEL, "--json", "--base"));
     cr_assert(json_is_false(json_object_get(json, "distilled"))); /* model_index.json says it is */
+    cr_assert(number_of(json, "default_steps") == 50 && number_of(json, "default_guidance") == 4);
     const json_t *dit = json_object_get(json_object_get(json, "parts"), "transformer");
     cr_assert(number_of(dit, "bytes") == 2 * number_of(dit, "parameters"));
     cr_assert(number_of(json_object_get(dit, "parameters_by_dtype"), "BF16") == number_of(dit, "parameters"));

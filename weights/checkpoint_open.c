@@ -189,7 +189,12 @@ static enum klein_status find_variant(struct model_config *c, const struct check
         c->distilled = -1; /* klein.json spoke of the model's own transformer */
     if (t->is_file && distilled_by_name(t->path) >= 0) c->distilled = distilled_by_name(t->path);
     TRY(read_config(c, CONFIG_MODEL_INDEX, folder, "model_index.json", 0, err));
+    const int said = c->distilled;
     if (paths->variant) c->distilled = paths->variant == 1;
+    if (said >= 0 && said != c->distilled) { /* klein.json's are of the other variant: this one's own */
+        c->default_steps = 0;
+        c->default_guidance = 0;
+    }
     if (c->distilled < 0)
         return fail(
             err, KLEIN_E_USAGE,
