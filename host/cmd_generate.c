@@ -97,7 +97,7 @@ static const struct cli_option research_options[] = {
     {0, "latents", "FILE", CLI_TEXT, AT(latents),
      .help = "start from the tensor \"latents\" [1, 128, H/16, W/16] of a safetensors file, not from a seed"},
     {0, "prompt-embeds", "FILE", CLI_TEXT, AT(prompt_embeds),
-     .help = "use the tensor \"prompt_embeds\" [1, 512, width] of a safetensors file, not the text encoder"},
+     .help = "use the tensor \"prompt_embeds\" [1, 512, width] of a safetensors file, not a prompt"},
     {0, "dump", "FILE", CLI_TEXT, AT(dump), .help = "write the intermediate tensors to a safetensors file"},
     {0, "dump-blocks", NULL, CLI_FLAG, AT(dump_blocks),
      .help = "with --dump: also the output of every block, in every step"},
@@ -159,6 +159,8 @@ static enum klein_status check_settings(const struct settings *s, struct klein_e
         if (in_json[i] && !report_is_utf8(in_json[i]))
             return fail(err, KLEIN_E_USAGE, "\"%s\" is not UTF-8, which --json needs", in_json[i]);
     if (s->dump_blocks && !s->dump) return fail(err, KLEIN_E_USAGE, "--dump-blocks goes with --dump FILE");
+    if (s->prompt_embeds && (s->prompt || s->prompt_option || s->prompt_file))
+        return fail(err, KLEIN_E_USAGE, "--prompt-embeds replaces the prompt; leave the prompt out");
     if (s->latents && s->images > 1)
         return fail(err, KLEIN_E_USAGE, "--latents would make the same picture %d times; leave -n out",
                     s->images);

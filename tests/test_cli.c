@@ -428,6 +428,8 @@ Test(cli, mistakes_say_what_to_do_and_write_nothing)
         {{"generate", "a", "--json", "-o", "a\xff.png"}, 2, "is not UTF-8, which --json needs"},
         {{"generate", "a\xff"}, 2, "byte"},
         {{"generate", "a", "--dump-blocks"}, 2, "goes with --dump"},
+        {{"generate", "a", "--prompt-embeds", "x"}, 2, "leave the prompt out"},
+        {{"generate", "-p", "", "--prompt-embeds", "x"}, 2, "leave the prompt out"},
         {{"generate", "a", "-o", "x.gif"}, 2, "use .png, .jpg or .webp"},
         {{"generate", "a", "-m", "no/such/model"}, 3, "there is no model at \"no/such/model\""},
         {{"generate", "a", "-m", "."}, 3, "transformer"},
