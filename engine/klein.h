@@ -196,7 +196,7 @@ void klein_wait(struct klein *k, uint64_t id);
 struct klein_model_info {
     const char *name; /* "klein 4B", "klein base 9B", "custom (D 256)" */
     const char *device, *dtype;
-    const char *license; /* "Apache-2.0", "FLUX Non-Commercial", or "unknown" */
+    const char *license; /* "Apache-2.0", "FLUX Non-Commercial", what klein.json says, or "unknown" */
     int distilled, toy;
     uint64_t parameters; /* that will be used */
     int default_width, default_height, default_steps;

@@ -106,6 +106,7 @@ Test(cli_commands, info)
     cr_assert(number_of(dit, "bytes") == 2 * number_of(dit, "parameters"));
     cr_assert(number_of(json_object_get(dit, "parameters_by_dtype"), "BF16") == number_of(dit, "parameters"));
     json_decref(json);
+    cr_assert(strstr(OK_RUN("info", KLEIN_SOURCE_DIR "/weights/nano").out, "licence      Apache-2.0"));
     SAYS(RUN("info", "no/such"), 3, "there is no model at \"no/such\"");
     SAYS(RUN("info", MODEL, "-m", MODEL), 2, "two models");
 

@@ -162,6 +162,12 @@ Test(config, klein_json)
     cr_assert(c.default_guidance == 2.5f);
     OK(read_all(CONFIG_KLEIN, "toy", "true", &c));
     cr_assert(c.toy == 1);
+    OK(read_all(CONFIG_KLEIN, "license", "\"MIT\"", &c));
+    cr_assert_str_eq(config_license(&c), "MIT");
+    FAILS(read_all(CONFIG_KLEIN, "license", "\"MIT\\u001b[1m\"", &c), KLEIN_E_MODEL_CORRUPT,
+          "printable ASCII");
+    FAILS(read_all(CONFIG_KLEIN, "license", "\"a licence with a name of forty characters\"", &c),
+          KLEIN_E_MODEL_CORRUPT, "up to 39");
 }
 
 Test(config, what_is_refused)

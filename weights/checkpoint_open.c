@@ -185,8 +185,10 @@ static enum klein_status find_variant(struct model_config *c, const struct check
     char folder[PATH_MAX];
     copy_path(folder, w->root);
     if (t->overridden) parent(folder, t->path);
-    if (paths->model && paths->transformer)
-        c->distilled = -1; /* klein.json spoke of the model's own transformer */
+    if (paths->model && paths->transformer) { /* klein.json spoke of the model's own transformer */
+        c->distilled = -1;
+        memset(c->license, 0, sizeof c->license);
+    }
     if (t->is_file && distilled_by_name(t->path) >= 0) c->distilled = distilled_by_name(t->path);
     TRY(read_config(c, CONFIG_MODEL_INDEX, folder, "model_index.json", 0, err));
     const int said = c->distilled;

@@ -134,7 +134,7 @@ static const struct official *official_of(const struct model_config *c)
 const char *config_license(const struct model_config *c)
 {
     const struct official *o = official_of(c);
-    return o ? o->license : "unknown";
+    return c->license[0] ? c->license : o ? o->license : "unknown";
 }
 
 struct range {

@@ -19,6 +19,7 @@ struct model_config {
     int default_width, default_height; /* 1024 x 1024 unless klein.json says otherwise */
     int default_steps;
     float default_guidance;
+    char license[40]; /* klein.json says so; "" otherwise */
 
     struct dit_config {
         int width, heads, head_dim; /* D = heads * head_dim */
@@ -53,8 +54,8 @@ struct model_config {
 enum klein_status config_named(const char *name, struct model_config *out, struct klein_error *err);
 const char *config_list(int i); /* names, NULL past the end */
 
-/* What the weights of these sizes are published under: "Apache-2.0", "FLUX Non-Commercial", or "unknown" for
- * sizes that are not official. By sizes alone: nothing tells whose weights they are. */
+/* What klein.json says, else what weights of these sizes are published under: "Apache-2.0", "FLUX Non-Commercial", or "unknown" for sizes
+ * that are not official. By sizes alone: nothing tells whose weights they are. */
 const char *config_license(const struct model_config *c);
 
 /* --- from files
@@ -69,7 +70,8 @@ const char *config_license(const struct model_config *c);
  *   "distilled"                     overrides "is_distilled" of model_index.json
  *   "default_width", "default_height"   1024; pixels, multiples of 16
  *   "default_steps", "default_guidance" 4 and 1 for distilled models, 50 and 4 for base
- *   "toy"              false        a demonstration, not a model of the world; said wherever it is used */
+ *   "toy"              false        a demonstration, not a model of the world; said wherever it is used
+ *   "license"                       what the weights may be used under, such as "Apache-2.0"; printable ASCII */
 enum config_file {
     CONFIG_KLEIN,
     CONFIG_MODEL_INDEX,

@@ -57,11 +57,24 @@ static int size_of(const struct js_object *o, const char *key)
     return js_int(o, key, 1, SIZE, 1);
 }
 
+/* It is printed on terminals. */
+static void read_license(const struct js_object *o, struct model_config *c)
+{
+    const char *text = js_text(o, "license", "");
+    size_t n = strlen(text), printable = 0;
+    while (text[printable] >= ' ' && text[printable] <= '~') printable++;
+    if (printable < n || n >= sizeof c->license)
+        fail(o->err, KLEIN_E_MODEL_CORRUPT, "%s: \"license\" must be up to %zu printable ASCII characters",
+             o->name, sizeof c->license - 1);
+    else
+        memcpy(c->license, text, n);
+}
+
 static void read_klein(const struct js_object *o, struct model_config *c)
 {
     static const char *const known[] = {
-        "text_outputs",   "text_length",   "distilled",        "default_width",
-        "default_height", "default_steps", "default_guidance", "toy"};
+        "text_outputs",  "text_length",      "distilled", "default_width", "default_height",
+        "default_steps", "default_guidance", "toy",       "license"};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)o->object, key, value)
@@ -86,6 +99,7 @@ static void read_klein(const struct js_object *o, struct model_config *c)
     c->default_steps = js_int(o, "default_steps", 1, 1000, c->default_steps);
     c->default_guidance = (float)js_real(o, "default_guidance", 1, 100, c->default_guidance);
     c->toy = js_bool(o, "toy", c->toy);
+    read_license(o, c);
     if (c->default_width % 16 || c->default_height % 16)
         fail(o->err, KLEIN_E_MODEL_CORRUPT, "%s: the default size %d x %d is not of multiples of 16", o->name,
              c->default_width, c->default_height);

@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 static const char *const valid[CONFIG_FILES] = {
     [CONFIG_KLEIN] = "{\"text_outputs\":[9,18,27],\"text_length\":512,\"distilled\":true,\"default_width\":"
                      "128,\"default_height\":128,"
-                     "\"default_steps\":4,\"default_guidance\":1.5,\"toy\":false}",
+                     "\"default_steps\":4,\"default_guidance\":1.5,\"toy\":false,\"license\":\"MIT\"}",
     [CONFIG_MODEL_INDEX] = "{\"_class_name\":\"Flux2KleinPipeline\",\"is_distilled\":true}",
     [CONFIG_SCHEDULER] = "{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\",\"use_dynamic_shifting\":true,"
                          "\"shift_terminal\":null}",
@@ -61,6 +61,7 @@ static void look(const struct model_config *c)
                 c->vae.decoder_channels[l] % c->vae.norm_groups == 0);
     require(c->default_width % 16 == 0 && c->default_height % 16 == 0 && c->default_steps >= 1 &&
             c->default_guidance >= 1);
+    require(memchr(c->license, 0, sizeof c->license) != NULL);
     require(c->text_length >= 16 && c->name[0] && (c->distilled == 0 || c->distilled == 1));
 }
 

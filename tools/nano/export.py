@@ -14,7 +14,7 @@ import tokenizer
 import world
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-KLEIN = dict(toy=True, text_outputs=list(model.TEXT_OUTPUTS), text_length=tokenizer.LENGTH, default_width=world.SIZE, default_height=world.SIZE,
+KLEIN = dict(toy=True, license="Apache-2.0", text_outputs=list(model.TEXT_OUTPUTS), text_length=tokenizer.LENGTH, default_width=world.SIZE, default_height=world.SIZE,
              default_steps=model.STEPS, default_guidance=1.0)
 
 
