@@ -224,7 +224,7 @@ static int print_stages(const struct bench *b)
     if (!p->soft) table_cell(&t, "OF PEAK");
     for (int i = 0; i <= WHOLE; i++) {
         double seconds = median(b, i), flops = stage_flops(b, i), share = peak_share(p, flops, 0, seconds);
-        if (!(seconds > 0)) continue;
+        if (!(seconds > 0 && flops > 0)) continue; /* of no references: only their clock was read */
         table_cell(&t, "%s", stage_name(i));
         table_cell(&t, "%.5f", seconds);
         table_cell(&t, "%.5f", quantile(b, i, 0.95));
@@ -243,7 +243,8 @@ static int print_stages(const struct bench *b)
 /* What a stage takes beyond its ops: the device's time between kernels. */
 static int has_gap(const struct bench *b, int stage)
 {
-    return b->s->ops && b->klein->device->mark && !b->peak.soft && median(b, stage) > 0;
+    return b->s->ops && b->klein->device->mark && !b->peak.soft && median(b, stage) > 0 &&
+           stage_flops(b, stage) > 0;
 }
 
 static double ops_seconds(const struct bench *b, int stage)

@@ -31,7 +31,8 @@ void report_notes(const struct report *r)
     char stages[200] = "", seeds[64] = "";
     size_t used = 0;
     for (int s = 0; s < KLEIN_STAGE_COUNT; s++)
-        if (result->seconds[s] > 0 && used < sizeof stages)
+        if (result->seconds[s] > 0 && (s != KLEIN_STAGE_REFERENCES || r->request->n_references) &&
+            used < sizeof stages)
             used += (size_t)snprintf(stages + used, sizeof stages - used, "%s%s %.2f", used ? ", " : "",
                                      klein_stage_name((enum klein_stage)s), result->seconds[s]);
     if (r->seeded)

@@ -322,6 +322,7 @@ Test(cli_commands, bench)
         OK_RUN("bench", "-m", MODEL, "--random", "--size", "32x32", "-s", "1", "--repeat", "1", "--ops");
     cr_assert(strstr(o.out, "(random weights)") && strstr(o.out, "OF PEAK") && strstr(o.out, "attention"),
               "%s", o.out);
+    cr_assert(!strstr(o.out, "\nreferences"), "a row of nothing: %s", o.out);
     SAYS(RUN("bench", "--config", "tiny", "-m", MODEL), 2, "exclude each other");
 }
 
