@@ -162,6 +162,19 @@ static enum klein_status check_to(const char *op, const struct exchange_to *to, 
     return operand(op, "to.place", to->place, I32, 1, rows, err);
 }
 
+/* Those that are not quantised have one type. */
+static enum klein_status check_qkv_results(const struct linear_args *a, struct klein_error *err)
+{
+    static const char *const names[] = {"qkv.mlp", "qkv.v", "qkv.k", "qkv.q"};
+    const struct tensor results[] = {a->qkv.mlp, a->qkv.v, a->qkv.k, a->qkv.q};
+    enum dtype act = DT_BF16;
+    for (int i = 0; i < 4; i++)
+        if (results[i].ptr && results[i].dtype != DT_F8E4M3) act = results[i].dtype;
+    for (int i = 0; i < 4; i++)
+        if (results[i].ptr) TRY(check_result("linear", names[i], results[i], act, err));
+    return KLEIN_OK;
+}
+
 static enum klein_status check_qkv(const struct linear_args *a, int64_t n, struct klein_error *err)
 {
     const char *op = "linear";
@@ -172,25 +185,22 @@ static enum klein_status check_qkv(const struct linear_args *a, int64_t n, struc
         TRY(check_to(op, &a->qkv.to, m, err));
         RULE((heads == kv || heads == 0) && kv % devices == 0);
     }
-    if (heads) {
-        NEED(a->qkv.q, ACT, rows, heads / devices * hd);
-        SAME_TYPE(a->qkv.k, a->qkv.q);
-    } else {
+    if (heads)
+        NEED(a->qkv.q, ACT | E4M3, rows, heads / devices * hd);
+    else
         RULE(!a->qkv.q.ptr);
-    }
-    NEED(a->qkv.k, ACT, rows, kv / devices * hd);
-    NEED(a->qkv.v, ACT, rows, kv / devices * hd);
-    SAME_TYPE(a->qkv.v, a->qkv.k);
+    NEED(a->qkv.k, ACT | E4M3, rows, kv / devices * hd);
+    NEED(a->qkv.v, ACT | E4M3, rows, kv / devices * hd);
     NEED(a->qkv.cos, F32, m, hd / 2);
     NEED(a->qkv.sin, F32, m, hd / 2);
     int64_t rest = n - (heads + 2 * kv) * hd;
     if (a->qkv.mlp.ptr) {
         RULE(rest > 0 && rest % 2 == 0);
         NEED(a->qkv.mlp, ACT | E4M3, m, rest / 2);
-        TRY(check_result(op, "qkv.mlp", a->qkv.mlp, a->qkv.k.dtype, err));
     } else {
         RULE(rest == 0);
     }
+    TRY(check_qkv_results(a, err));
     for (int g = 0; g < (a->split ? 2 : 1); g++) {
         if (heads) NEED(a->group[g].q_norm, WEIGHT, 1, hd);
         NEED(a->group[g].k_norm, WEIGHT, 1, hd);
@@ -217,13 +227,20 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
     TRY(check_quantised(a, err));
     switch (a->epilogue) {
     case LINEAR_PLAIN:
+        NEED(a->y, ACT | E4M3, m, n);
+        break;
     case LINEAR_SILU:
         NEED(a->y, ACT, m, n);
         break;
     case LINEAR_RESIDUAL:
-        NEED(a->y, ACT, m, n);
-        NEED(a->residual, ACT, m, n);
-        SAME_TYPE(a->residual, a->y);
+        NEED(a->y, ACT | E4M3, m, n);
+        if (a->y.dtype == DT_F8E4M3) {
+            NEED(a->residual, BF16, m, n);
+            RULE(a->y.ptr != a->residual.ptr);
+        } else {
+            NEED(a->residual, ACT, m, n);
+            SAME_TYPE(a->residual, a->y);
+        }
         for (int g = 0; g < (a->split ? 2 : 1); g++)
             if (a->group[g].gate.ptr) NEED(a->group[g].gate, F32, 1, n);
         bytes += bytes_of(a->residual);
@@ -231,7 +248,6 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
     case LINEAR_SWIGLU:
         RULE(n % 2 == 0);
         NEED(a->y, ACT | E4M3, m, n / 2);
-        if (a->y.dtype == DT_F8E4M3) TRY(check_result(op, "y", a->y, linear_act(a), err));
         for (int g = 0; g < (a->split ? 2 : 1); g++) RULE(!a->group[g].bias.ptr);
         break;
     case LINEAR_QKV:
@@ -240,14 +256,17 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
     default:
         return fail(err, KLEIN_E_INTERNAL, "linear: no epilogue %d", (int)a->epilogue);
     }
-    if (a->epilogue == LINEAR_QKV)
-        bytes += (double)m * (a->qkv.heads + 2 * a->qkv.kv_heads) * a->qkv.head_dim *
-                     (double)dtype_size(a->qkv.k.dtype) +
-                 bytes_of(a->qkv.mlp) + bytes_of(a->qkv.cos) + bytes_of(a->qkv.sin);
-    else
-        bytes += bytes_of(a->y);
-    static const char *const kinds[] = {"", " silu", " residual", " swiglu", " qkv"};
     const struct exchange_to *to = &a->qkv.to;
+    if (a->epilogue != LINEAR_QKV) {
+        if (a->y.dtype == DT_F8E4M3) TRY(check_result(op, "y", a->y, linear_act(a), err));
+        bytes += bytes_of(a->y);
+    } else {
+        bytes += to->size ? (double)m * (a->qkv.heads + 2 * a->qkv.kv_heads) * a->qkv.head_dim *
+                                (double)dtype_size(a->qkv.k.dtype)
+                          : bytes_of(a->qkv.q) + bytes_of(a->qkv.k) + bytes_of(a->qkv.v);
+        bytes += bytes_of(a->qkv.mlp) + bytes_of(a->qkv.cos) + bytes_of(a->qkv.sin);
+    }
+    static const char *const kinds[] = {"", " silu", " residual", " swiglu", " qkv"};
     char whereto[16] = "";
     if (to->size) snprintf(whereto, sizeof whereto, " to %d", to->size);
     COST(cost, 2.0 * m * n * k, bytes, "%dx%d @ %d%s%s", m, k, n, kinds[a->epilogue], whereto);

@@ -88,8 +88,9 @@ struct adaln_args {
  * 448), and y is of the products of what these two stand for; the others multiply x by what the weights
  * stand for, rounded to act as ever. On a device with `e4m3` x may come quantised already (F8_E4M3 with scales;
  * adaln writes that): act is BF16 then, and products are exactly of what x and the weights stand for. On one
- * with `e4m3_groups` x may have its scales per TENSOR_GROUP columns, and results of SwiGLU (y, qkv.mlp; BF16
- * beside it) may be quantised so, from f32. */
+ * with `e4m3_groups` x may have its scales per TENSOR_GROUP columns, and with such weights every result but that
+ * of SILU may be quantised so, from f32: y, qkv.q, k, v, mlp; others are BF16 beside it. The residual is then BF16
+ * and not y; q, k, v have heads of TENSOR_GROUP and stay on this device. */
 enum linear_epilogue { LINEAR_PLAIN, LINEAR_SILU, LINEAR_RESIDUAL, LINEAR_SWIGLU, LINEAR_QKV };
 enum rope_pairs { ROPE_INTERLEAVED, ROPE_HALF };
 struct linear_group {

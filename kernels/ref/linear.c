@@ -9,7 +9,7 @@ static void store_swiglu(struct tensor y, int i, real *acc)
     store_row(y, i, acc);
 }
 
-/* acc[n] of row i of x -> the stored values. */
+/* acc[n] of row i of x -> the stored values; overwritten. */
 static void store_plain(const struct linear_args *a, int i, real *acc)
 {
     const struct linear_group *g = &a->group[split_group(a->split, i)];
@@ -22,13 +22,13 @@ static void store_plain(const struct linear_args *a, int i, real *acc)
         if (a->epilogue == LINEAR_SILU) z = silu(z);
         if (a->epilogue == LINEAR_RESIDUAL)
             z = (real)tensor_get(a->residual, i, j) + (g->gate.ptr ? (real)tensor_get(g->gate, 0, j) : 1) * z;
-        tensor_set(a->y, i, j, (float)z);
+        acc[j] = z;
     }
+    store_row(a->y, i, acc);
 }
 
-/* One head of q or k: RMS norm, rotation, store at column `to` of y. */
-static void store_rotated(const struct linear_args *a, int i, struct tensor norm, struct tensor y, int to,
-                          const real *acc)
+/* One head of q or k: RMS norm, rotation. */
+static void rotate(const struct linear_args *a, int i, struct tensor norm, real *acc)
 {
     int hd = a->qkv.head_dim, half = hd / 2;
     real sum = 0;
@@ -40,21 +40,21 @@ static void store_rotated(const struct linear_args *a, int i, struct tensor norm
         real x = acc[first] * scale * (real)tensor_get(norm, 0, first);
         real z = acc[second] * scale * (real)tensor_get(norm, 0, second);
         real cosine = tensor_get(a->qkv.cos, i, j), sine = tensor_get(a->qkv.sin, i, j);
-        tensor_set(y, i, to + first, (float)(x * cosine - z * sine));
-        tensor_set(y, i, to + second, (float)(z * cosine + x * sine));
+        acc[first] = x * cosine - z * sine;
+        acc[second] = z * cosine + x * sine;
     }
 }
 
 static void store_qkv(const struct linear_args *a, int i, real *acc)
 {
     const struct linear_group *g = &a->group[split_group(a->split, i)];
-    int hd = a->qkv.head_dim;
-    for (int h = 0; h < a->qkv.heads; h++, acc += hd) store_rotated(a, i, g->q_norm, a->qkv.q, h * hd, acc);
-    for (int h = 0; h < a->qkv.kv_heads; h++, acc += hd)
-        store_rotated(a, i, g->k_norm, a->qkv.k, h * hd, acc);
-    for (int j = 0; j < a->qkv.v.cols; j++) tensor_set(a->qkv.v, i, j, (float)acc[j]);
-    acc += a->qkv.v.cols;
-    if (a->qkv.mlp.ptr) store_swiglu(a->qkv.mlp, i, acc);
+    int hd = a->qkv.head_dim, q = a->qkv.heads * hd, kv = a->qkv.kv_heads * hd;
+    for (int h = 0; h < q; h += hd) rotate(a, i, g->q_norm, acc + h);
+    for (int h = 0; h < kv; h += hd) rotate(a, i, g->k_norm, acc + q + h);
+    if (q) store_row(a->qkv.q, i, acc);
+    store_row(a->qkv.k, i, acc + q);
+    store_row(a->qkv.v, i, acc + q + kv);
+    if (a->qkv.mlp.ptr) store_swiglu(a->qkv.mlp, i, acc + q + 2 * kv);
 }
 
 enum klein_status REF(linear)(struct device *dev, const struct linear_args *a, struct klein_error *err)

@@ -271,8 +271,9 @@ static enum klein_status rows(const struct plan *p, struct cpu_device *cpu, int 
 enum klein_status ISA(cpu_linear)(struct device *dev, const struct linear_args *a, struct klein_error *err)
 {
     CHECK(!a->qkv.to.size); /* works alone */
-    if (a->x.dtype == DT_F8E4M3 || a->y.dtype == DT_F8E4M3 || a->qkv.mlp.dtype == DT_F8E4M3)
-        return cpu_refuses_e4m3("linear", err);
+    const struct tensor operands[] = {a->x, a->y, a->qkv.q, a->qkv.k, a->qkv.v, a->qkv.mlp};
+    for (size_t i = 0; i < sizeof operands / sizeof *operands; i++)
+        if (operands[i].dtype == DT_F8E4M3) return cpu_refuses_e4m3("linear", err);
     struct cpu_device *cpu = cpu_of(dev);
     struct plan p;
     make_plan(&p, cpu, a);
