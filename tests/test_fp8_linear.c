@@ -15,7 +15,7 @@
 
 static struct klein_error err;
 
-enum { M = 150, K = 208, COLS = 136, HEADS = 2, HD = 128, KEPT = 64 };
+enum { M = 150, K = 208, COLS = 136, HEADS = 2, HD = 128, KEPT = 128 };
 
 /* Two devices and what a call has on them; `host` is what ref computes with. */
 struct bench {
@@ -392,6 +392,315 @@ Test(fp8_linear, groups_sm_90a)
     cr_assert(check_groups("9", "now") == first);
 }
 
+/* ---- results of every kind with scales per 128 columns -------------------------------------------------------------------- */
+
+/* What a product has. Each of its kernels computes it, and then the one that the rule picks. */
+struct to_e4m3 {
+    const char *name, *kernels[2];
+    enum linear_epilogue epilogue;
+    enum rope_pairs pairs;
+    int m, split, cols, k; /* cols: of y, or of mlp */
+    int heads, kv_heads, parts;
+    int bias, gate, x_groups, mlp_e4m3, v_bf16;
+};
+#define LINEAR_TILES                                                                                         \
+    {                                                                                                        \
+        "gemm_to_e4m3_sm90_linear_128x128", "gemm_to_e4m3_sm90_linear_128x256"                               \
+    }
+#define GROUP_TILES                                                                                          \
+    {                                                                                                        \
+        "gemm_to_e4m3_sm90_linear_groups_128x128"                                                            \
+    }
+#define QKV_TILES                                                                                            \
+    {                                                                                                        \
+        "gemm_to_e4m3_sm90_qkv_128x256"                                                                      \
+    }
+static const struct to_e4m3 to_e4m3[] = {
+    {"one row", LINEAR_TILES, LINEAR_PLAIN, .m = 1, .cols = 128, .k = 208, .parts = 1},
+    {"plain, bias, split", LINEAR_TILES, LINEAR_PLAIN, .m = 149, .split = 60, .cols = 400, .k = 144,
+     .parts = 1, .bias = 1},
+    {"plain, parts", LINEAR_TILES, LINEAR_PLAIN, .m = 33, .cols = 640, .k = 80, .parts = 2},
+    {"residual, gate, bias, split", LINEAR_TILES, LINEAR_RESIDUAL, .m = 151, .split = 67, .cols = 640,
+     .k = 208, .parts = 1, .bias = 1, .gate = 1},
+    {"residual", LINEAR_TILES, LINEAR_RESIDUAL, .m = 1, .cols = 272, .k = 80, .parts = 1},
+    {"groups, plain", GROUP_TILES, LINEAR_PLAIN, .m = 17, .cols = 256, .k = 208, .parts = 1, .x_groups = 1},
+    {"groups, residual, gate, split", GROUP_TILES, LINEAR_RESIDUAL, .m = 141, .split = 5, .cols = 400,
+     .k = 336, .parts = 1, .gate = 1, .x_groups = 1},
+    {"qkv, split", QKV_TILES, LINEAR_QKV, ROPE_INTERLEAVED, .m = 139, .split = 60, .k = 208, .heads = 3,
+     .kv_heads = 1, .parts = 1},
+    {"qkv, one row", QKV_TILES, LINEAR_QKV, ROPE_HALF, .m = 1, .k = 80, .heads = 2, .kv_heads = 2,
+     .parts = 3},
+    {"qkv half, mlp", QKV_TILES, LINEAR_QKV, ROPE_HALF, .m = 67, .cols = 272, .k = 208, .heads = 1,
+     .kv_heads = 1, .parts = 1, .mlp_e4m3 = 1},
+    {"qk, v and mlp in bf16", QKV_TILES, LINEAR_QKV, ROPE_INTERLEAVED, .m = 35, .cols = 136, .k = 144,
+     .heads = 2, .kv_heads = 2, .parts = 1, .v_bf16 = 1},
+    {"kv", QKV_TILES, LINEAR_QKV, ROPE_HALF, .m = 21, .k = 144, .kv_heads = 3, .parts = 1},
+};
+enum { TO_E4M3 = sizeof to_e4m3 / sizeof *to_e4m3, SCALE_GAP = 5, CALLS = 3 };
+
+/* A quantised matrix in the memory of the device (or in the host's, full of NaN): its scales' rows are apart. */
+static struct tensor result_of(struct bench *b, int rows, int cols, int device)
+{
+    struct tensor t = tensor_of(NULL, DT_F8E4M3, rows, cols);
+    t.ldscale = rows + SCALE_GAP;
+    const int groups = tensor_groups(t);
+    const struct tensor scale = tensor_of(NULL, DT_F32, groups, rows + SCALE_GAP);
+    struct tensor r = device ? on_device(b, t) : on_host(b, DT_F8E4M3, rows, cols);
+    r.ldscale = t.ldscale;
+    r.scale = device ? on_device(b, scale).ptr : on_host(b, DT_F32, groups, rows + SCALE_GAP).ptr;
+    return r;
+}
+
+/* x with scales per 128 columns, in both memories. */
+static struct tensor x_by_groups(struct bench *b, int rows, int cols, struct tensor *device)
+{
+    struct tensor f = numbers(b, DT_F32, rows, cols, 0), t = result_of(b, rows, cols, 0);
+    memset(t.scale, 0xff, sizeof(float) * (size_t)tensor_groups(t) * (size_t)t.ldscale);
+    for (int r = 0; r < rows; r++)
+        for (int from = 0; from < cols; from += TENSOR_GROUP) {
+            const int end = cols < from + TENSOR_GROUP ? cols : from + TENSOR_GROUP;
+            float largest = 0;
+            for (int c = from; c < end; c++) largest = fmaxf(largest, fabsf(tensor_get(f, r, c)));
+            t.scale[from / TENSOR_GROUP * t.ldscale + r] = largest / 448;
+            for (int c = from; c < end; c++) tensor_set(t, r, c, tensor_get(f, r, c) * 448 / largest);
+        }
+    *device = on_device(b, t);
+    device->scale = on_device(b, tensor_of(t.scale, DT_F32, tensor_groups(t), (int)t.ldscale)).ptr;
+    return t;
+}
+
+/* The same call on the device, on ref, and on ref with results in F32. */
+static int make_calls(struct bench *b, const struct to_e4m3 *f, struct linear_args a[CALLS])
+{
+    enum { DEVICE, QUANTISED, F32 };
+    const int qkv = f->epilogue == LINEAR_QKV, m = f->m,
+              n = qkv ? (f->heads + 2 * f->kv_heads) * HD + 2 * f->cols : f->cols;
+    for (int i = 0; i < CALLS; i++)
+        a[i] = (struct linear_args){
+            .split = f->split,
+            .epilogue = f->epilogue,
+            .qkv = {
+                .heads = f->heads, .kv_heads = f->kv_heads, .head_dim = HD, .pairs = f->pairs, .eps = 1e-6f}};
+    if (f->x_groups) {
+        a[QUANTISED].x = x_by_groups(b, m, f->k, &a[DEVICE].x);
+    } else {
+        quantised_numbers(b, on_device(b, numbers(b, DT_BF16, m, f->k, 0)), &a[DEVICE].x);
+        a[QUANTISED].x = quantised_from_device(b, a[DEVICE].x);
+    }
+    for (int g = 0; g < (f->split ? 2 : 1); g++) {
+        struct linear_group *d = &a[DEVICE].group[g], *q = &a[QUANTISED].group[g];
+        weights(b, n, f->k, f->parts, &d->w, &q->w);
+        if (f->bias) both(b, numbers(b, DT_F32, 1, n, 0), &d->bias, &q->bias);
+        if (f->gate) both(b, numbers(b, DT_F32, 1, n, 1), &d->gate, &q->gate);
+        if (qkv) both(b, numbers(b, DT_F32, 1, HD, 1), &d->q_norm, &q->q_norm);
+        if (qkv) both(b, numbers(b, DT_F32, 1, HD, 1), &d->k_norm, &q->k_norm);
+        a[F32].group[g] = *q;
+    }
+    if (f->epilogue == LINEAR_RESIDUAL)
+        both(b, numbers(b, DT_BF16, m, n, 0), &a[DEVICE].residual, &a[QUANTISED].residual);
+    if (qkv) both(b, numbers(b, DT_F32, m, HD / 2, 0), &a[DEVICE].qkv.cos, &a[QUANTISED].qkv.cos);
+    if (qkv) both(b, numbers(b, DT_F32, m, HD / 2, 0), &a[DEVICE].qkv.sin, &a[QUANTISED].qkv.sin);
+    a[F32].x = a[QUANTISED].x, a[F32].residual = a[QUANTISED].residual;
+    a[F32].qkv.cos = a[QUANTISED].qkv.cos, a[F32].qkv.sin = a[QUANTISED].qkv.sin;
+    return qkv ? 4 : 1;
+}
+
+/* Result i of a call, its columns, and whether it is quantised. */
+static struct tensor *result(struct linear_args *a, const struct to_e4m3 *f, int i, int *cols, int *e4m3)
+{
+    struct tensor *const qkv[] = {&a->qkv.q, &a->qkv.k, &a->qkv.v, &a->qkv.mlp};
+    const int all[] = {f->heads * HD, f->kv_heads * HD, f->kv_heads * HD, f->cols},
+              quantised[] = {1, 1, !f->v_bf16, f->mlp_e4m3};
+    *cols = f->epilogue == LINEAR_QKV ? all[i] : f->cols;
+    *e4m3 = f->epilogue == LINEAR_QKV ? quantised[i] : 1;
+    return f->epilogue == LINEAR_QKV ? qkv[i] : &a->y;
+}
+
+/* The device's result with its scales, on the host; between their rows there must still be what was there. */
+static struct tensor read_result(struct bench *b, struct tensor d)
+{
+    struct tensor t = from_device(b, d);
+    if (d.dtype != DT_F8E4M3) return t;
+    t.ldscale = d.ldscale;
+    t.scale = from_device(b, tensor_of(d.scale, DT_F32, tensor_groups(d), (int)d.ldscale)).ptr;
+    for (int g = 0; g < tensor_groups(t); g++)
+        for (int i = t.rows; i < t.ldscale; i++)
+            cr_assert(f32_bits(t.scale[g * t.ldscale + i]) == ~0u, "group %d: scale %d", g, i);
+    return t;
+}
+
+static struct tensor values_of(struct bench *b, struct tensor t)
+{
+    struct tensor f = on_host(b, DT_F32, t.rows, t.cols);
+    for (int r = 0; r < t.rows; r++)
+        for (int c = 0; c < t.cols; c++) tensor_set(f, r, c, tensor_get(t, r, c) * tensor_scale(t, r, c));
+    return f;
+}
+
+/* The device has ref's scales and ref's numbers, but for sums of f32 that fall on the other side of a rounding: 1 in 1000 by one step. */
+static void check_against_ref(struct tensor y, struct tensor q, const char *name)
+{
+    int other = 0;
+    for (int r = 0; r < y.rows; r++)
+        for (int c = 0; c < y.cols; c++) {
+            const float s = tensor_scale(y, r, c), t = tensor_scale(q, r, c), v = tensor_get(y, r, c),
+                        w = tensor_get(q, r, c);
+            cr_assert(fabsf(s / t - 1) < 0x1p-17f, "%s: scale of [%d, %d] is %g, not %g", name, r, c,
+                      (double)s, (double)t);
+            other += v != w;
+            cr_assert(fabsf(v - w) <= fmaxf(fabsf(w) / 8, 0x1p-9f), "%s: [%d, %d] is %g, not %g", name, r, c,
+                      (double)v, (double)w);
+        }
+    cr_assert(other <= 1 + y.rows * y.cols / 1000, "%s: %d of %d differ", name, other, y.rows * y.cols);
+}
+
+static uint64_t hash_of_results(struct bench *b, struct linear_args *a, const struct to_e4m3 *f, int outputs)
+{
+    uint64_t hash = 0;
+    for (int i = 0, cols, e4m3; i < outputs; i++) {
+        const struct tensor *d = result(a, f, i, &cols, &e4m3);
+        if (!cols) continue;
+        const struct tensor y = read_result(b, *d);
+        hash = hash * 31 + fnv1a(y.ptr, bytes_of(y));
+        if (e4m3)
+            hash = hash * 31 + fnv1a(y.scale, sizeof(float) * (size_t)tensor_groups(y) * (size_t)y.ldscale);
+    }
+    return hash;
+}
+
+/* By what ref makes with and without quantising. 16 numbers per power of two are at most 1/32 apart from what they stand for, 1/50 on
+ * average. */
+static uint64_t check_to_e4m3(struct bench *b, const struct to_e4m3 *f)
+{
+    struct linear_args a[CALLS];
+    const int outputs = make_calls(b, f, a);
+    uint64_t hash = 0;
+    for (int i = 0, cols, e4m3; i < outputs; i++)
+        for (int call = 0; call < CALLS; call++) {
+            struct tensor *t = result(&a[call], f, i, &cols, &e4m3);
+            if (!cols) continue;
+            if (call == 0)
+                *t = e4m3 ? result_of(b, f->m, cols, 1) : on_device(b, tensor_of(NULL, DT_BF16, f->m, cols));
+            else
+                *t = call == 1 && e4m3 ? result_of(b, f->m, cols, 0) : on_host(b, DT_F32, f->m, cols);
+            if (call == 1 && !e4m3) *t = on_host(b, DT_BF16, f->m, cols);
+        }
+    OK(ops_check_linear(&a[0], NULL, &err));
+    OK(ops_check_linear(&a[1], NULL, &err));
+    OK(b->ref->ops->linear(b->ref, &a[1], &err));
+    OK(b->ref->ops->linear(b->ref, &a[2], &err));
+    for (int k = 0; k < 2 && f->kernels[k]; k++) {
+        setenv("KLEIN_GEMM", f->kernels[k], 1);
+        OK(b->dev->ops->linear(b->dev, &a[0], &err));
+        unsetenv("KLEIN_GEMM");
+        const uint64_t of_kernel = hash_of_results(b, &a[0], f, outputs);
+        cr_assert(!k || of_kernel == hash, "%s: %s gives other bytes", f->name, f->kernels[k]);
+        hash = of_kernel;
+    }
+    OK(b->dev->ops->linear(b->dev, &a[0], &err));
+    cr_assert(hash_of_results(b, &a[0], f, outputs) == hash, "%s: other bytes the second time", f->name);
+    for (int i = 0, cols, e4m3; i < outputs; i++) {
+        const struct tensor *d = result(&a[0], f, i, &cols, &e4m3);
+        if (!cols) continue;
+        const struct tensor y = read_result(b, *d), truth = *result(&a[2], f, i, &cols, &e4m3);
+        const double l2 = relative_l2(values_of(b, y), truth), most = e4m3 ? 0.03 : 0x1.03p-9;
+        cr_assert(l2 <= most && l2 > most / 6, "%s: output %d: relative L2 %g", f->name, i, l2);
+        if (e4m3) check_against_ref(y, *result(&a[1], f, i, &cols, &e4m3), f->name);
+    }
+    forget(b);
+    return hash;
+}
+
+static uint64_t check_all_to_e4m3(const char *seed, const char *async)
+{
+    struct bench b = bench_open("sm_90a", seed, async);
+    struct softgpu_counters cost;
+    uint64_t hash = 0;
+    softgpu_reset_counters();
+    for (int i = 0; i < TO_E4M3; i++) hash = hash * 31 + check_to_e4m3(&b, &to_e4m3[i]);
+    softgpu_read_counters(&cost);
+    cr_assert(cost.shared_wavefronts > 0 && cost.bank_conflicts == 0, "%d bank conflicts",
+              (int)cost.bank_conflicts);
+    bench_close(&b);
+    return hash;
+}
+
+Test(fp8_linear, results_sm_90a)
+{
+    const uint64_t first = check_all_to_e4m3("0", "late");
+    cr_assert(check_all_to_e4m3("5", "random") == first);
+    cr_assert(check_all_to_e4m3("9", "now") == first);
+}
+
+/* x that comes in BF16 is quantised first, in bands of rows if there is little scratch memory: the same bytes. */
+Test(fp8_linear, results_of_bf16)
+{
+    struct bench b = bench_open("sm_90a", "3", "random");
+    const struct tensor x = on_device(&b, numbers(&b, DT_BF16, M, K, 0));
+    struct linear_args a = {.split = 61, .epilogue = LINEAR_RESIDUAL};
+    struct weight host;
+    for (int g = 0; g < 2; g++) weights(&b, 384, K, 1, &a.group[g].w, &host);
+    a.residual = on_device(&b, numbers(&b, DT_BF16, M, 384, 0));
+    a.y = groups_on_device(&b, 384);
+    void *scratch = on_device(&b, tensor_of(NULL, DT_U8, M, K + 4)).ptr;
+    static const int bands[] = {M, 128, 21};
+    uint64_t first = 0;
+    quantised_numbers(&b, x, &a.x);
+    for (int i = -1; i < 3; i++) {
+        OK(ops_check_linear(&a, NULL, &err));
+        OK(linear_launch(gpu_of(b.dev), &a, scratch, (size_t)(i < 0 ? 0 : bands[i]) * (K + 4), &err));
+        const struct tensor y = read_groups(&b, a.y);
+        const uint64_t hash = fnv1a(y.ptr, bytes_of(y));
+        if (i < 0) first = hash;
+        cr_assert(hash == first, "band %d", i);
+        a.x = x;
+    }
+    bench_close(&b);
+}
+
+/* What no kernel makes in e4m3. */
+Test(fp8_linear, results_refused)
+{
+    struct bench b = bench_open("sm_90a", "0", "late");
+    struct linear_args plain, qkv, a, h;
+    struct tensor x, wide = groups_on_device(&b, 2 * HD);
+    struct gpu *g = gpu_of(b.dev);
+    make_call(&b, &forms[0], &plain, &h, &x);
+    plain.x = x, plain.y = groups_on_device(&b, HD), plain.group[0].w.part[0].rows = HD;
+    make_call(&b, &forms[6], &qkv, &h, &x);
+    qkv.x = x, qkv.qkv.k = wide;
+    OK(ops_check_linear(&plain, NULL, &err));
+    OK(linear_launch(g, &plain, NULL, 0, &err));
+    OK(ops_check_linear(&qkv, NULL, &err));
+    OK(linear_launch(g, &qkv, NULL, 0, &err));
+    a = plain, a.y = groups_on_device(&b, COLS), a.group[0].w.part[0].rows = COLS;
+    OK(ops_check_linear(&a, NULL, &err));
+    FAILS(linear_launch(g, &a, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "aligned 16 bytes");
+    a = plain, a.epilogue = LINEAR_SILU;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "LINEAR_SILU");
+    FAILS(linear_launch(g, &a, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "plain results in F8_E4M3");
+    a = plain, a.y.ldscale = M - 1;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "linear: y is F8_E4M3");
+    a = plain, a.epilogue = LINEAR_RESIDUAL, a.residual = a.y;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "residual cannot be F8_E4M3");
+    a = plain, a.x = on_device(&b, tensor_of(NULL, DT_BF16, M, K));
+    a.group[0].w = weight_of(on_device(&b, tensor_of(NULL, DT_BF16, HD, K)));
+    OK(ops_check_linear(&a, NULL, &err));
+    FAILS(linear_launch(g, &a, on_device(&b, tensor_of(NULL, DT_U8, 1024, 1024)).ptr, 1 << 20, &err),
+          KLEIN_E_UNSUPPORTED, "need weights in F8_E4M3");
+    setenv("KLEIN_GEMM", "gemm_linear_e4m3_sm90_128x256,gemm_qkv_e4m3_sm90_128x256", 1);
+    FAILS(linear_launch(g, &plain, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "plain results in F8_E4M3");
+    FAILS(linear_launch(g, &qkv, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "QKV or SWIGLU results in F8_E4M3");
+    unsetenv("KLEIN_GEMM");
+    a = qkv, a.qkv.head_dim = 64, a.qkv.heads = a.qkv.kv_heads = 2 * HEADS;
+    FAILS(linear_launch(g, &a, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "heads of 128");
+    a = qkv, a.qkv.to.size = 1;
+    FAILS(linear_launch(g, &a, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "do not go to other devices");
+    a = qkv, a.qkv.q.dtype = DT_F32;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "BF16 beside F32");
+    bench_close(&b);
+}
+
 /* Where no kernel can, nothing takes its place. */
 Test(fp8_linear, groups_refused)
 {
@@ -410,6 +719,12 @@ Test(fp8_linear, groups_refused)
                         &err),
           KLEIN_E_UNSUPPORTED, "results in F8_E4M3");
     FAILS(ops_check_linear(&d, NULL, &err), KLEIN_E_INTERNAL, "operand y is");
+    make_call(&b, &forms[2], &d, &h, &x);
+    d.x = x, d.y = groups_on_device(&b, HD), d.split = 0, d.group[0].w.part[0].rows = d.residual.cols = HD;
+    FAILS(linear_launch(gpu_of(b.dev), &d, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "plain results in F8_E4M3");
+    make_call(&b, &forms[6], &d, &h, &x);
+    d.x = x, d.qkv.q = groups_on_device(&b, 2 * HD);
+    FAILS(linear_launch(gpu_of(b.dev), &d, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "SWIGLU results in F8_E4M3");
     bench_close(&b);
 }
 

@@ -125,7 +125,7 @@ Test(kernels_gemm_sm90, swiglu)
         {"whole tiles", 256, 192, 128, {SWIGLU}, {256}, 0, 0},
         {0},
     };
-    check_all(shapes, 2, 2);
+    check_all(shapes, 2, 3);
 }
 
 Test(kernels_gemm_sm90, qkv)
@@ -137,7 +137,7 @@ Test(kernels_gemm_sm90, qkv)
         {"whole tiles", 256, 192, 128, {HEADS, HEADS, PLAIN, SWIGLU}, {256, 256, 256, 384}, 0, 0},
         {0},
     };
-    check_all(shapes, 2, 2);
+    check_all(shapes, 2, 3);
 }
 
 /* The first linear of a single-stream block. */
@@ -224,7 +224,7 @@ Test(kernels_gemm_sm90, truncated_fp8)
     static const struct shape rows = {"scales per row", 40, 1024, 0, {PLAIN}, {264}, E4M3, 0},
                               groups = {"scales per 128", 40, 1024, 0, {PLAIN}, {264}, SCALE_GROUPS, 0};
     int far_rows, far_groups;
-    cr_assert(check_truncated(&rows, &far_rows) == 4); /* linear and qkv */
+    cr_assert(check_truncated(&rows, &far_rows) == 5); /* linear and qkv */
     cr_assert(check_truncated(&groups, &far_groups) == 3);
     cr_assert(far_rows > 0, "nothing was truncated");
     cr_assert(far_groups < far_rows, "%d, %d", far_groups, far_rows);
@@ -403,12 +403,13 @@ Test(kernels_gemm_sm90, names)
     for (int i = 0; (v = gemm_variant(i)); i++) {
         if (v->arch != 90) continue;
         char tile[32];
-        snprintf(tile, sizeof tile, "_sm90_%dx%d", v->bm, v->bn);
-        cr_assert(strstr(v->name, tile), "%s", v->name);
+        snprintf(tile, sizeof tile, "_%dx%d", v->bm, v->bn);
+        cr_assert(strstr(v->name, "_sm90_") && strstr(v->name, tile), "%s", v->name);
+        cr_assert(!!strstr(v->name, "_to_e4m3_") == gemm_to_e4m3(v), "%s", v->name);
         cr_assert(!!strstr(v->name, "e4m3") == (v->type == DT_F8E4M3), "%s", v->name);
         cr_assert(!!strstr(v->name, "groups") == v->groups, "%s", v->name);
         cr_assert(!!strstr(v->name, "qkv") == (v->kinds == GEMM_QKV), "%s", v->name);
         found++;
     }
-    cr_assert(found == 15, "%d", found);
+    cr_assert(found == 19, "%d", found);
 }

@@ -695,6 +695,26 @@ Test(kernels_linear, pick)
         OK(gemm_pick(&s, NULL, &v, &err));
         cr_expect(!strcmp(v->name, by_128[i].name), "by 128, row %zu: %s", i, v->name);
     }
+    enum { PLAIN = 1 << LINEAR_SEGMENT_PLAIN, SWIGLU = 1 << LINEAR_SEGMENT_SWIGLU };
+    static const struct {
+        int kinds, e4m3_y, groups, rows;
+        const char *name;
+    } to_e4m3[] = {{PLAIN, PLAIN, 0, 4608, "gemm_to_e4m3_sm90_linear_128x256"},
+                   {PLAIN, PLAIN, 0, 512, "gemm_to_e4m3_sm90_linear_128x128"},
+                   {PLAIN, PLAIN, 1, 4608, "gemm_to_e4m3_sm90_linear_groups_128x128"},
+                   {GEMM_QKV, GEMM_QKV, 0, 512, "gemm_to_e4m3_sm90_qkv_128x256"},
+                   {GEMM_QKV, PLAIN, 0, 512, "gemm_to_e4m3_sm90_qkv_128x256"},
+                   {GEMM_QKV, SWIGLU, 0, 512, "gemm_qkv_e4m3_sm90_128x256"},
+                   {GEMM_QKV, 0, 0, 512, "gemm_qkv_e4m3_sm90_128x128"}};
+    for (size_t i = 0; i < sizeof to_e4m3 / sizeof *to_e4m3; i++) {
+        s = shape_of(90, 132, 232448, to_e4m3[i].kinds, to_e4m3[i].rows, 0, 3072);
+        s.type = DT_F8E4M3, s.groups = to_e4m3[i].groups, s.e4m3_y = to_e4m3[i].e4m3_y;
+        OK(gemm_pick(&s, NULL, &v, &err));
+        cr_expect(!strcmp(v->name, to_e4m3[i].name), "to e4m3, row %zu: %s", i, v->name);
+    }
+    FAILS(gemm_pick(&s, "gemm_to_e4m3_sm90_qkv_128x256", &v, &err), KLEIN_E_UNSUPPORTED, "takes F8_E4M3");
+    s.type = DT_BF16, s.e4m3_y = PLAIN;
+    FAILS(gemm_pick(&s, NULL, &v, &err), KLEIN_E_UNSUPPORTED, "results in F8_E4M3 on sm_90");
     s = shape_of(80, 108, 166912, GEMM_QKV, 130, 65, 300);
     OK(gemm_pick(&s, "gemm_sm80_linear_64x128_s2,gemm_sm80_qkv_128x128_s3", &v, &err));
     cr_assert(v == gemm_variant(3) && gemm_variant(-1) == NULL && gemm_variant(99) == NULL);

@@ -82,15 +82,17 @@ struct linear_segment_weights {
     const void *w, *up;              /* up: SWIGLU only */
     const float *w_scale, *up_scale; /* e4m3: per row of w, up */
     const float *bias, *gate, *norm; /* NULL: absent */
-    int64_t ldw, ldup;
+    int ldw, ldup;
 };
 struct linear_segment {
     int kind, cols; /* cols of y */
-    int y_type;     /* enum element_type: ELEMENT_BF16 or ELEMENT_F32; SWIGLU also ELEMENT_E4M3 */
+    int y_type;     /* enum element_type: ELEMENT_BF16 or ELEMENT_F32; all but SILU also ELEMENT_E4M3 */
     int y_col;      /* its first column in the whole result */
     int64_t ldy, ldr;
     void *y; /* row 0 of the segment's first column, if routed of the whole result; all rows of both groups */
-    const void *residual; /* of y's type */
+    const void *residual; /* of y's type; BF16 if y is E4M3 */
+    float *y_scale; /* E4M3: y_scale[i * ldy_scale + row] is made that of columns 128 i .. 128 i + 127 */
+    int64_t ldy_scale;
     struct linear_segment_weights group[LINEAR_GROUPS];
 };
 struct linear_kernel_args {
@@ -98,9 +100,7 @@ struct linear_kernel_args {
     const float *x_scale; /* e4m3: per row */
     int64_t ldx;
     int64_t
-        ldscale;    /* not 0: x_scale[i * ldscale + row] is that of columns 128 i .. 128 i + 127 of the row */
-    float *y_scale; /* E4M3: y_scale[(y_col / 128 + i) * ldy_scale + row] is made that of columns 128 i .. */
-    int64_t ldy_scale;
+        ldscale; /* not 0: x_scale[i * ldscale + row] is that of columns 128 i .. 128 i + 127 of the row */
     int m, k, split, segments;
     const float *cos, *sin; /* [m, head_dim / 2], contiguous rows; NORM_ROPE */
     int head_dim, half;     /* half: rotate (j, j + head_dim / 2), else (2j, 2j + 1) */
@@ -124,7 +124,8 @@ enum { QUANTISE_THREADS = 256, QUANTISE_ROWS = QUANTISE_THREADS / 32 };
  * of the tile that it gives, and for y and the residual of 64 columns by 16 rows. Rows are counted in the whole matrix; the maps of y and
  * the residual end with the group's rows. Maps that a segment does not need are valid all the same. Tiles of bm x bn; launch as many
  * blocks as multiprocessors, or as tiles if these are fewer. Kernels with e4m3 in their names take x and weights of that type, those
- * with groups too take x with scales per 128 columns. */
+ * with groups too take x with scales per 128 columns. gemm_qkv_e4m3_sm90_128x256 can write SWIGLU in e4m3, gemm_to_e4m3_sm90 what it
+ * has: linear nothing else, qkv each segment in e4m3 or BF16. */
 struct gemm_sm90_maps {
     struct tensor_map w, other, y; /* other: up (SWIGLU) or the residual */
 };

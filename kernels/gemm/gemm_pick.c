@@ -11,12 +11,19 @@
         .threads = threads_, .shared = GEMM_SM80_SHARED(bm_, stages_), .blocks = blocks_, .rate = rate_      \
     }
 
-#define WGMMA(name_, kinds_, type_, groups_, bm_, bn_, rate_)                                                \
+#define WGMMA_TO(e4m3_y_, name_, kinds_, type_, groups_, bm_, bn_, rate_)                                    \
     {                                                                                                        \
-        .name = name_, .kinds = kinds_, .groups = groups_, .type = type_, .arch = 90, .arch_exact = 1,       \
-        .bm = bm_, .bn = bn_, .threads = GEMM_SM90_THREADS(bm_), .shared = GEMM_SM90_SHARED(bm_, bn_),       \
-        .blocks = 1, .rate = rate_                                                                           \
+        .name = name_, .kinds = kinds_, .groups = groups_, .e4m3_y = e4m3_y_, .type = type_, .arch = 90,     \
+        .arch_exact = 1, .bm = bm_, .bn = bn_, .threads = GEMM_SM90_THREADS(bm_),                            \
+        .shared = GEMM_SM90_SHARED(bm_, bn_), .blocks = 1, .rate = rate_                                     \
     }
+#define WGMMA(...) WGMMA_TO(0, __VA_ARGS__)
+
+/* Results in e4m3 have their scales per 128 columns, so a tile has them whole: one of 256 has two groups, or one of SwiGLU. */
+enum {
+    SWIGLU = 1 << LINEAR_SEGMENT_SWIGLU,
+    COLUMNS = 1 << LINEAR_SEGMENT_PLAIN | 1 << LINEAR_SEGMENT_RESIDUAL
+};
 
 /* Of equals the first. rate: a tile of 64 x 128 reads 3/2 of the operands' bytes per product that one of 128 x 128 reads, and its warps
  * issue fewer mma per load; how much that costs was not measured. wgmma, as predict.c has it: twice mma.sync, and by the bytes per product
@@ -43,28 +50,32 @@ static const struct gemm_variant variants[] = {
     WGMMA("gemm_qkv_sm90_128x128", GEMM_QKV, DT_BF16, 0, 128, 128, 1.65),
     WGMMA("gemm_linear_e4m3_sm90_128x256", GEMM_LINEAR, DT_F8E4M3, 0, 128, 256, 2.2),
     WGMMA("gemm_linear_e4m3_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 0, 128, 128, 1.65),
-    WGMMA("gemm_qkv_e4m3_sm90_128x256", GEMM_QKV, DT_F8E4M3, 0, 128, 256, 2.2),
+    WGMMA_TO(SWIGLU, "gemm_qkv_e4m3_sm90_128x256", GEMM_QKV, DT_F8E4M3, 0, 128, 256, 2.2),
     WGMMA("gemm_qkv_e4m3_sm90_128x128", GEMM_QKV, DT_F8E4M3, 0, 128, 128, 1.65),
     WGMMA("gemm_linear_e4m3_groups_sm90_128x192", GEMM_LINEAR, DT_F8E4M3, 1, 128, 192, 2.0),
     WGMMA("gemm_linear_e4m3_groups_sm90_128x144", GEMM_LINEAR, DT_F8E4M3, 1, 128, 144, 1.75),
     WGMMA("gemm_linear_e4m3_groups_sm90_128x128", GEMM_LINEAR, DT_F8E4M3, 1, 128, 128, 1.65),
+    WGMMA_TO(COLUMNS, "gemm_to_e4m3_sm90_linear_128x256", GEMM_LINEAR, DT_F8E4M3, 0, 128, 256, 2.2),
+    WGMMA_TO(COLUMNS, "gemm_to_e4m3_sm90_linear_128x128", GEMM_LINEAR, DT_F8E4M3, 0, 128, 128, 1.65),
+    WGMMA_TO(COLUMNS, "gemm_to_e4m3_sm90_linear_groups_128x128", GEMM_LINEAR, DT_F8E4M3, 1, 128, 128, 1.65),
+    WGMMA_TO(GEMM_QKV, "gemm_to_e4m3_sm90_qkv_128x256", GEMM_QKV, DT_F8E4M3, 0, 128, 256, 2.2),
 };
-enum { VARIANTS = sizeof variants / sizeof *variants, GROUP = 128 /* columns with a scale */ };
+enum { VARIANTS = sizeof variants / sizeof *variants };
 
 const struct gemm_variant *gemm_variant(int i)
 {
     return i >= 0 && i < VARIANTS ? &variants[i] : NULL;
 }
 
-int gemm_makes_e4m3(const struct gemm_variant *v)
+int gemm_to_e4m3(const struct gemm_variant *v)
 {
-    return v->arch_exact && v->type == DT_F8E4M3 && v->kinds == GEMM_QKV && v->bn == 2 * GROUP;
+    return (v->e4m3_y & ~SWIGLU) != 0;
 }
 
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s)
 {
     const int family = s->kinds & ~GEMM_LINEAR ? GEMM_QKV : GEMM_LINEAR; /* PLAIN may have a bias */
-    if (s->e4m3_y && !gemm_makes_e4m3(v)) return 0;
+    if (s->e4m3_y & ~v->e4m3_y || gemm_to_e4m3(v) != ((s->e4m3_y & ~SWIGLU) != 0)) return 0;
     return v->type == s->type && v->groups == s->groups && v->kinds == family && !(s->kinds & ~family) &&
            (v->arch_exact ? s->arch == v->arch : s->arch >= v->arch) && (int)v->shared <= s->shared_max;
 }
@@ -150,7 +161,9 @@ void gemm_key(const struct gemm_shape *s, char out[TUNED_KEY])
     for (int i = 0; i < s->segments; i++)
         n += snprintf(out + n, (size_t)(TUNED_KEY - n), "%s%d", i ? "+" : "", s->w_rows[i]);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (s->kinds & 1 << i) n += snprintf(out + n, (size_t)(TUNED_KEY - n), " %s", kinds[i]);
+        if (s->kinds & 1 << i)
+            n += snprintf(out + n, (size_t)(TUNED_KEY - n), " %s%s", kinds[i],
+                          s->e4m3_y & 1 << i ? " to e4m3" : "");
 }
 
 void gemm_reason(const struct gemm_shape *s, const struct gemm_variant *v, char *out, size_t size)

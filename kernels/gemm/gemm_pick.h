@@ -20,7 +20,7 @@ struct gemm_shape {
     enum dtype type;         /* of x and the weights: DT_BF16, DT_F8E4M3 */
     int kinds;               /* of its segments */
     int groups;              /* x has scales per 128 columns */
-    int e4m3_y;              /* so has a result of SwiGLU */
+    int e4m3_y;              /* kinds of which a result is in e4m3, with such scales */
     int rows[LINEAR_GROUPS]; /* of y, per group */
     int segments, w_rows[LINEAR_SEGMENTS];
     int k; /* only for the key */
@@ -30,6 +30,7 @@ struct gemm_variant {
     const char *name; /* of the kernel */
     int kinds;        /* that it knows */
     int groups;       /* for x with scales per 128 columns */
+    int e4m3_y;       /* kinds whose results it can write in e4m3 with such scales */
     enum dtype type;
     int arch;       /* the least */
     int arch_exact; /* runs on `arch` only */
@@ -41,8 +42,8 @@ struct gemm_variant {
 
 /* The i-th variant; NULL past the last. */
 const struct gemm_variant *gemm_variant(int i);
-/* Whether v can write results of SwiGLU in e4m3: a tile of it makes the 128 columns that share a scale. */
-int gemm_makes_e4m3(const struct gemm_variant *v);
+/* Whether v is for results in e4m3 (gemm_to_e4m3_sm90.cu): at least one of NORM_ROPE and PLAIN; of GEMM_LINEAR all. */
+int gemm_to_e4m3(const struct gemm_variant *v);
 /* Whether v computes s rightly on s->arch. Kernels of exactly sm_90 are launched by gemm_sm90_launch. */
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s);
 /* Tiles, and blocks of a launch with a block per tile. */

@@ -146,7 +146,7 @@ DEVICE void consume(const gemm_sm90_args &args, typename G::memory &s)
         p.row += warp * WARP_ROWS;
         if constexpr (G::FAMILY == LINEAR) {
             const linear_segment &segment = args.linear.segment[p.segment];
-            if (segment.kind == LINEAR_SEGMENT_RESIDUAL && segment.y_type == ELEMENT_BF16 &&
+            if (segment.kind == LINEAR_SEGMENT_RESIDUAL && (G::TO_E4M3 || segment.y_type == ELEMENT_BF16) &&
                 lane_index() == 0) {
                 bulk_wait_read<0>();
                 for (int c = 0; c < G::BUFFERS; c++) load_residual<G>(args, p, out, c);

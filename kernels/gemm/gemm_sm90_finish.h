@@ -74,6 +74,35 @@ DEVICE void send(const float (*d)[4], const gemm_sm90_args &args, const tile_pla
     }
 }
 
+/* Sends 128 columns, which share a scale per row, in e4m3: they are group number g of the tile, and the buffer of that number is free. */
+template <class G>
+DEVICE void send_e4m3(const float (*d)[4], const gemm_sm90_args &args, const tile_place &p, int end,
+                      const outlet &out, int g)
+{
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const uint32_t buffer = out.buffers + g % G::BUFFERS * CHUNK_BYTES;
+    const int col = p.col + E4M3_GROUP * g, rows = col < segment.cols ? end - p.row : 0;
+    float *scales = segment.y_scale + col / E4M3_GROUP * segment.ldy_scale + p.row;
+    e4m3_put(d, buffer, 0, [&](int row, float scale) {
+        if (row < rows) st_global_4(scales + row, bits_from_float(scale));
+    });
+    fence_proxy_async();
+    sync_warp();
+    if (lane_index() == 0) {
+        tma_store_2d(&args.maps[p.segment][p.group].y, buffer, col, p.row);
+        bulk_commit();
+    }
+}
+
+/* After a tile of n groups: every tile begins with the first buffer, so empty groups of copies stand for those that were left out. */
+template <class G, int n>
+DEVICE void skip_buffers()
+{
+    if (lane_index()) return;
+    UNROLL
+    for (int i = n; i % G::BUFFERS; i++) bulk_commit();
+}
+
 /* e4m3: n blocks from column `col` on times what was left out. */
 template <class G, int n>
 DEVICE void scale_blocks(float (*d)[4], const linear_kernel_args &a, epilogue_rows rows, const float *w_scale,
@@ -89,24 +118,36 @@ DEVICE void scale_blocks(float (*d)[4], const linear_kernel_args &a, epilogue_ro
     }
 }
 
-/* n blocks from column `col` on: all but the residual. Says whether they are stored: f32 is, residual and all. Here and below p.row is the
- * warp's first row, and `rows` what this thread has of its 16 rows. */
+/* n blocks from column `col` on of PLAIN, SILU, RESIDUAL: all but the residual. Here and below p.row is the warp's first row, and `rows` what
+ * this thread has of its 16 rows. */
+template <class G, int n>
+DEVICE void prepare_blocks(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
+                           int col)
+{
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const linear_segment_weights &w = segment.group[p.group];
+    scale_blocks<G, n>(d, args.linear, rows, w.w_scale, col, segment.cols);
+    if constexpr (G::FAMILY == LINEAR)
+        if (w.bias) epilogue_bias<n>(d, w.bias, col, segment.cols);
+    if constexpr (G::FAMILY == LINEAR && !G::TO_E4M3)
+        if (segment.kind == LINEAR_SEGMENT_SILU) epilogue_silu<n>(d);
+}
+
+/* The same, and says whether they are stored: f32 is, residual and all. */
 template <class G, int n>
 DEVICE bool finish_blocks(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
                           int end, int col)
 {
     const linear_segment &segment = args.linear.segment[p.segment];
-    const linear_segment_weights &w = segment.group[p.group];
-    scale_blocks<G, n>(d, args.linear, rows, w.w_scale, col, segment.cols);
+    prepare_blocks<G, n>(d, args, p, rows, col);
     if constexpr (G::FAMILY == LINEAR) {
-        if (w.bias) epilogue_bias<n>(d, w.bias, col, segment.cols);
-        if (segment.kind == LINEAR_SEGMENT_SILU) epilogue_silu<n>(d);
         if (segment.y_type == ELEMENT_F32) {
             const float *from = segment.kind == LINEAR_SEGMENT_RESIDUAL
                                     ? (const float *)segment.residual + (int64_t)p.row * segment.ldr + col
                                     : nullptr;
             epilogue_store_f32<n>(d, (float *)segment.y + (int64_t)p.row * segment.ldy + col, segment.ldy,
-                                  from, segment.ldr, w.gate, end - p.row, col, segment.cols);
+                                  from, segment.ldr, segment.group[p.group].gate, end - p.row, col,
+                                  segment.cols);
             return true;
         }
     }
@@ -212,13 +253,12 @@ DEVICE void finish_swiglu(float (*d)[4], const gemm_sm90_args &args, const tile_
     }
 }
 
-/* SWIGLU to e4m3: the tile's 128 columns are one group of the next product's x. Only the first buffer is used; an empty group of copies
- * stands for the second. */
+/* SWIGLU to e4m3: the tile's 128 columns are one group of the next product's x. */
 template <class G>
 DEVICE void finish_swiglu_e4m3(float (*d)[4], const gemm_sm90_args &args, const tile_place &p,
                                epilogue_rows rows, int end, const outlet &out)
 {
-    static_assert(G::BN == 2 * E4M3_GROUP && G::BUFFERS == 2, "a tile makes one group");
+    static_assert(G::BN == 2 * E4M3_GROUP, "a tile makes one group");
     const linear_segment &segment = args.linear.segment[p.segment];
     const linear_segment_weights &w = segment.group[p.group];
     UNROLL
@@ -230,18 +270,8 @@ DEVICE void finish_swiglu_e4m3(float (*d)[4], const gemm_sm90_args &args, const 
         epilogue_swiglu<CHUNK_BLOCKS>(e, up);
     }
     free_buffer<G>();
-    const int group = (segment.y_col + p.col) / E4M3_GROUP;
-    float *scales = args.linear.y_scale + group * args.linear.ldy_scale + p.row;
-    e4m3_put(d, out.buffers, 0, [&](int row, float scale) {
-        if (row < end - p.row) st_global_4(scales + row, bits_from_float(scale));
-    });
-    fence_proxy_async();
-    sync_warp();
-    if (lane_index() == 0) {
-        tma_store_2d(&args.maps[p.segment][p.group].y, out.buffers, p.col, p.row);
-        bulk_commit();
-        bulk_commit();
-    }
+    send_e4m3<G>(d, args, p, end, out, 0);
+    skip_buffers<G, 1>();
 }
 
 /* NORM_ROPE: one head after the other. */
@@ -263,19 +293,71 @@ DEVICE void finish_heads(float (*d)[4], const gemm_sm90_args &args, const tile_p
     }
 }
 
+/* The residual of 128 columns from `col` on, which fills both buffers. */
+template <class G>
+DEVICE void add_residual(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, outlet &out, int col)
+{
+    static_assert(G::BUFFERS == 2, "two chunks");
+    const linear_segment &segment = args.linear.segment[p.segment];
+    UNROLL
+    for (int c = 0; c < G::BUFFERS; c++) {
+        mbar_wait(out.residual + 8 * c, out.phase);
+        epilogue_residual<CHUNK_BLOCKS>(d + CHUNK_BLOCKS * c, out.buffers + c * CHUNK_BYTES, 0, 0,
+                                        segment.group[p.group].gate, col + CHUNK * c, segment.cols);
+    }
+    out.phase ^= 1;
+    sync_warp(); /* all have read what is overwritten */
+}
+
+/* PLAIN, RESIDUAL, NORM_ROPE to e4m3: a group of 128 columns, or one head, after the other. */
+template <class G>
+DEVICE void finish_e4m3(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
+                        int end, outlet &out)
+{
+    enum { GROUPS = G::BN / E4M3_GROUP };
+    static_assert((int)E4M3_GROUP == (int)HEAD, "a head is a group");
+    const linear_segment &segment = args.linear.segment[p.segment];
+    const bool residual = G::FAMILY == LINEAR && segment.kind == LINEAR_SEGMENT_RESIDUAL;
+    UNROLL
+    for (int g = 0; g < GROUPS; g++) {
+        float(*e)[4] = d + E4M3_BLOCKS * g;
+        const int col = p.col + E4M3_GROUP * g;
+        prepare_blocks<G, E4M3_BLOCKS>(e, args, p, rows, col);
+        if constexpr (G::FAMILY == QKV) {
+            if (segment.kind == LINEAR_SEGMENT_NORM_ROPE)
+                epilogue_norm_rope(e, args.linear, segment.group[p.group].norm, rows);
+        } else if (residual) {
+            add_residual<G>(e, args, p, out, col);
+        }
+        if (!residual) free_buffer<G>();
+        send_e4m3<G>(e, args, p, end, out, g);
+        if (residual && g + 1 < GROUPS && lane_index() == 0) {
+            bulk_wait_read<0>();
+            for (int c = 0; c < G::BUFFERS; c++) load_residual<G>(args, p, out, G::BUFFERS * (g + 1) + c);
+        }
+    }
+    skip_buffers<G, GROUPS>();
+}
+
 template <class G>
 DEVICE void finish(float (*d)[4], const gemm_sm90_args &args, const tile_place &p, epilogue_rows rows,
                    int end, outlet &out)
 {
     const int kind = args.linear.segment[p.segment].kind;
     if constexpr (G::FAMILY == QKV) {
+        if constexpr (G::TO_E4M3)
+            if (kind != LINEAR_SEGMENT_SWIGLU && args.linear.segment[p.segment].y_type == ELEMENT_E4M3)
+                return finish_e4m3<G>(d, args, p, rows, end, out);
         if constexpr (G::E4M3 && G::BN == 2 * E4M3_GROUP)
             if (args.linear.segment[p.segment].y_type == ELEMENT_E4M3)
                 return finish_swiglu_e4m3<G>(d, args, p, rows, end, out);
         if (kind == LINEAR_SEGMENT_SWIGLU) return finish_swiglu<G>(d, args, p, rows, out);
         if (kind == LINEAR_SEGMENT_NORM_ROPE) return finish_heads<G>(d, args, p, rows, out);
     }
-    finish_columns<G>(d, args, p, rows, end, out);
+    if constexpr (G::FAMILY == LINEAR && G::TO_E4M3)
+        finish_e4m3<G>(d, args, p, rows, end, out);
+    else
+        finish_columns<G>(d, args, p, rows, end, out);
 }
 
 #endif

@@ -38,18 +38,18 @@ static int segment_fits(const struct gemm_variant *v, const struct linear_kernel
                         const struct linear_segment *s)
 {
     const int f32 = s->y_type == ELEMENT_F32, quantised = s->y_type == ELEMENT_E4M3,
-              size = f32         ? 4
-                     : quantised ? 1
-                                 : 2,
-              bytes = f32 ? 8 : 16;
+              size = f32 ? 4 : 2 /* of the residual too */, bytes = f32 ? 8 : 16;
     if (s->kind < 0 || s->kind > LINEAR_SEGMENT_NORM_ROPE || !(v->kinds >> s->kind & 1) || s->cols <= 0 ||
         s->cols % 8)
         return 0;
-    if (quantised &&
-        (!gemm_makes_e4m3(v) || s->kind != LINEAR_SEGMENT_SWIGLU || !a->y_scale || a->ldy_scale < a->m))
+    if (quantised) {
+        const int routed = a->route.state && s->kind != LINEAR_SEGMENT_SWIGLU;
+        if (!(v->e4m3_y >> s->kind & 1) || routed || !s->y_scale || s->ldy_scale < a->m) return 0;
+    } else if (gemm_to_e4m3(v) && v->kinds == GEMM_LINEAR) {
         return 0;
+    }
     if (s->y_type != ELEMENT_BF16 && !quantised && !(f32 && v->kinds == GEMM_LINEAR)) return 0;
-    if (!aligned(s->y, s->ldy, size, bytes)) return 0;
+    if (!aligned(s->y, s->ldy, quantised ? 1 : size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_RESIDUAL && !aligned(s->residual, s->ldr, size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_NORM_ROPE &&
         (a->head_dim != HEAD || s->cols % HEAD || !a->cos || !a->sin || !pairs(a->cos) || !pairs(a->sin)))

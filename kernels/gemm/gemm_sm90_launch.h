@@ -5,8 +5,8 @@
 #include "gemm_pick.h"
 #include "../cuda/gpu.h"
 
-/* Whether v can compute a: rows of x, weights, BF16 outputs and BF16 residuals are 16-byte aligned, F32 ones and all vectors 8-byte;
- * columns of segments are multiples of 8; k is any; heads are 128 wide. x_scale tells e4m3 from BF16. */
+/* Whether v can compute a: rows of x, weights, BF16 and e4m3 outputs and BF16 residuals are 16-byte aligned, F32 ones and all vectors 8-byte;
+ * columns of segments are multiples of 8; k is any; heads are 128 wide. x_scale tells e4m3 from BF16; results in e4m3 are not routed. */
 int gemm_sm90_takes(const struct gemm_variant *v, const struct linear_kernel_args *a);
 
 /* How many tiles that are. */

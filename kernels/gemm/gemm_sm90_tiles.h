@@ -14,12 +14,12 @@ enum { GROUP = 8 }; /* tiles of m in a row that share their weights */
 /* The segments that a kernel knows: PLAIN, SILU, RESIDUAL with bias and y of any type; PLAIN, NORM_ROPE, SWIGLU with bf16 y. */
 enum gemm_family { LINEAR, QKV };
 
-/* A kernel's constants. */
-template <class Element, int BM_, int BN_, gemm_family FAMILY_, bool GROUPS_ = false>
+/* A kernel's constants. GROUPS: a scale per k block of x. TO_E4M3: PLAIN, RESIDUAL and NORM_ROPE may be written in e4m3; LINEAR always. */
+template <class Element, int BM_, int BN_, gemm_family FAMILY_, bool GROUPS_ = false, bool TO_E4M3_ = false>
 struct gemm_sm90 {
     static constexpr int BM = BM_, BN = BN_;
     static constexpr gemm_family FAMILY = FAMILY_;
-    static constexpr bool E4M3 = same<Element, fp8>, GROUPS = GROUPS_; /* GROUPS: a scale per k block of x */
+    static constexpr bool E4M3 = same<Element, fp8>, GROUPS = GROUPS_, TO_E4M3 = TO_E4M3_;
     static constexpr int BK = ROW_BYTES / (int)sizeof(Element);
     static constexpr int CONSUMERS = BM / CONSUMER_ROWS, WARPS = BM / WARP_ROWS, CHUNKS = BN / CHUNK;
     /* Columns beyond the last chunk, which go without the copy engine. */
@@ -31,6 +31,7 @@ struct gemm_sm90 {
     static_assert(TAIL == 0 || (TAIL == 16 && FAMILY == LINEAR), "a lane has 16 bytes of them");
     static_assert(!GROUPS || E4M3, "only e4m3 has scales");
     static_assert(BN % HEAD == 0 || FAMILY == LINEAR, "heads and halves of SwiGLU tiles are whole");
+    static_assert(!TO_E4M3 || (E4M3 && BN % 128 == 0), "a tile has whole groups of 128 columns");
 
     struct alignas(1024) memory {
         uint8_t x[STAGES][BM * ROW_BYTES], w[STAGES][BN * ROW_BYTES];

@@ -6,6 +6,7 @@
 #include "../pointwise/launch_rows.h"
 #include "../pointwise/pointwise.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 enum { SCRATCH_MAX = 32 << 20, GRID_Y_MAX = 65535, FAST_HEAD = 128, FEW_ROWS = 8, E4M3_ARCH = 89 };
@@ -182,7 +183,7 @@ enum klein_status gemm_launch(struct gpu *g, enum dtype type, const struct linea
         const int swiglu = s->kind == LINEAR_SEGMENT_SWIGLU;
         shape.w_rows[i] = swiglu ? 2 * s->cols : s->cols;
         shape.kinds |= 1 << s->kind;
-        shape.e4m3_y |= s->y_type == ELEMENT_E4M3;
+        if (s->y_type == ELEMENT_E4M3) shape.e4m3_y |= 1 << s->kind;
     }
     const struct gemm_variant *v;
     TRY(choose(g, &shape, &v, err));
@@ -207,20 +208,22 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
                                  .cols = p->cols,
                                  .y_type = matrix_of(p->y).type,
                                  .y_col = p->y_col,
+                                 .y_scale = p->y.scale,
+                                 .ldy_scale = p->y.ldscale,
                                  .ldy = p->y.ld,
                                  .ldr = p->residual.ld,
                                  .y = p->y.ptr,
                                  .residual = p->residual.ptr};
     const int y_vector = p->y.dtype == DT_F8E4M3 ? 16 : p->y.dtype == DT_BF16 ? 8 : 2;
     if (p->cols % 8 || !vectors_fit(p->y, y_vector)) return 0;
-    if (p->residual.ptr && !vectors_fit(p->residual, p->y.dtype == DT_BF16 ? 8 : 2)) return 0;
+    if (p->residual.ptr && !vectors_fit(p->residual, p->residual.dtype == DT_BF16 ? 8 : 2)) return 0;
     for (int g = 0; g < groups_of(a); g++) {
         const struct tensor w = weight_rows_from(&a->group[g].w, p->w, p->cols),
                             up = p->kind == LINEAR_SEGMENT_SWIGLU
                                      ? weight_rows_from(&a->group[g].w, p->up, p->cols)
                                      : w;
         const int vector = 16 / (int)dtype_size(w.dtype);
-        if (w.dtype != DT_BF16 && !w.scale) return 0;
+        if ((w.dtype != DT_BF16 && !w.scale) || w.ld > INT_MAX || up.ld > INT_MAX) return 0;
         if (!vectors_fit(w, vector) || !vectors_fit(up, vector)) return 0;
         if (!is_f32_vector(p->bias[g]) || !is_f32_vector(p->gate[g]) || !is_f32_vector(p->norm[g])) return 0;
         s->group[g] = (struct linear_segment_weights){.w = w.ptr,
@@ -230,8 +233,8 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
                                                       .bias = p->bias[g].ptr,
                                                       .gate = p->gate[g].ptr,
                                                       .norm = p->norm[g].ptr,
-                                                      .ldw = w.ld,
-                                                      .ldup = up.ld};
+                                                      .ldw = (int)w.ld,
+                                                      .ldup = (int)up.ld};
     }
     return 1;
 }
@@ -252,8 +255,6 @@ static int kernel_args_of(const struct gpu *g, const struct linear_args *a, stru
     for (int i = 0; i < p.count; i++) {
         if ((qkv || a->epilogue == LINEAR_SWIGLU) && p.piece[i].y.dtype == DT_F32) return 0;
         if (!segment_of(&p.piece[i], a, &k->segment[i])) return 0;
-        if (!p.piece[i].y.ldscale) continue;
-        if (!k->y_scale) k->y_scale = p.piece[i].y.scale, k->ldy_scale = p.piece[i].y.ldscale;
     }
     return 1;
 }
@@ -487,6 +488,20 @@ static enum klein_status launch_simple(struct gpu *g, const struct linear_args *
 
 /* ---- the op ------------------------------------------------------------------------------------------------------------------------- */
 
+/* What no kernel does with results in e4m3; what only those of another chip do is found where a kernel is chosen. */
+static enum klein_status check_results(const struct linear_args *a, struct klein_error *err)
+{
+    const struct pieces p = pieces_of(a);
+    for (int i = 0; i < p.count; i++) {
+        if (p.piece[i].y.dtype != DT_F8E4M3) continue;
+        if (!is_quantised(a))
+            return fail(err, KLEIN_E_UNSUPPORTED, "linear: results in F8_E4M3 need weights in F8_E4M3");
+        if (p.piece[i].routed)
+            return fail(err, KLEIN_E_UNSUPPORTED, "linear: q, k, v in F8_E4M3 do not go to other devices");
+    }
+    return KLEIN_OK;
+}
+
 size_t linear_scratch(const struct linear_args *a)
 {
     const size_t simple = product_row(a), rounded = rounded_row(a),
@@ -503,6 +518,7 @@ enum klein_status linear_launch(struct gpu *g, const struct linear_args *a, void
     const char *forced = getenv("KLEIN_GEMM");
     if (!scratch) scratch_bytes = 0;
     struct linear_kernel_args k;
+    TRY(check_results(a, err));
     if (is_quantised(a)) return launch_e4m3(g, a, scratch, scratch_bytes, err);
     if (!forced || strcmp(forced, "linear_simple")) {
         const size_t row = rounded_row(a);

@@ -14,7 +14,7 @@
  * the rows are taken in smaller bands.
  * KLEIN_GEMM in the environment limits the choice of matrix kernels to those that it names, with commas between, for the products that
  * go to one; linear_simple takes everything.
- * KLEIN_E_UNSUPPORTED: more than 4194240 rows of W in a part, F8_E4M3 weights that the chip or the kernels do not take; KLEIN_E_INTERNAL: scratch that does not hold one row. */
+ * KLEIN_E_UNSUPPORTED: more than 4194240 rows of W in a part, F8_E4M3 weights or results that the chip or the kernels do not take; KLEIN_E_INTERNAL: scratch that does not hold one row. */
 enum klein_status linear_launch(struct gpu *g, const struct linear_args *a, void *scratch,
                                 size_t scratch_bytes, struct klein_error *err);
 size_t linear_scratch(const struct linear_args *a); /* at most 32 MiB, or one row if that is more */
