@@ -36,7 +36,7 @@ static struct op_case linear_case(const struct linear_args *a)
         c.hd = a->qkv.head_dim;
         c.pairs = a->qkv.pairs;
         c.n = a->qkv.mlp.ptr ? a->qkv.mlp.cols : 0;
-        c.options |= option(a->qkv.mlp.ptr != NULL, WITH_MLP);
+        c.options |= option(a->qkv.mlp.ptr != NULL, WITH_MLP) | option(a->qkv.k.dtype == DT_F8E4M3, QKV_E4M3);
     } else {
         c.n = a->y.cols;
         c.options |= option(a->y.dtype == DT_F32, Y_F32);

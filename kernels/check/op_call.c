@@ -243,13 +243,25 @@ static void add_y(struct maker *m, struct tensor *slot, int rows, int cols, int 
     if (m->call->c->options & IN_PLACE) m->call->operand[i].same_as = input;
 }
 
-/* The same where the case may ask for it quantised. */
+/* The output of the last add_y in e4m3, if the case has the option. */
+static void quantise_y(struct maker *m, struct tensor *slot, enum op_option option, int groups)
+{
+    if (!(m->call->c->options & option) || !takes_e4m3(m, groups)) return;
+    slot->dtype = DT_F8E4M3;
+    slot->ldscale = groups ? slot->rows : 0;
+}
+
 static void add_quantised_y(struct maker *m, struct tensor *slot, int rows, int cols, int input, int groups)
 {
     add_y(m, slot, rows, cols, input);
-    if (!(m->call->c->options & Y_E4M3) || !takes_e4m3(m, groups)) return;
-    slot->dtype = DT_F8E4M3;
-    slot->ldscale = groups ? rows : 0;
+    quantise_y(m, slot, Y_E4M3, groups);
+}
+
+/* q, k or v. */
+static void add_head_columns(struct maker *m, struct tensor *slot, int heads)
+{
+    add_y(m, slot, m->call->c->m, heads * m->call->c->hd, -1);
+    quantise_y(m, slot, QKV_E4M3, 1);
 }
 
 static void add_norm(struct maker *m, struct group_norm *norm, int channels)
@@ -266,7 +278,7 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
     a->epilogue = c->epilogue;
     a->split = c->split;
     int x = add_x(m, &a->x, c->m, c->k), e4m3 = c->options & X_E4M3, groups = (c->options & X_GROUPS) != 0,
-        quantised = takes_e4m3(m, groups || c->options & Y_E4M3);
+        quantised = takes_e4m3(m, groups || c->options & (Y_E4M3 | QKV_E4M3));
     if (e4m3) quantise(m, x, groups, quantised);
     int n = c->epilogue == LINEAR_SWIGLU ? 2 * c->n : c->n;
     if (c->epilogue == LINEAR_QKV)
@@ -298,19 +310,16 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
         a->qkv.eps = 1e-6f;
         add_f32(m, &a->qkv.cos, c->m, c->hd / 2, COSINE);
         add_f32(m, &a->qkv.sin, c->m, c->hd / 2, SINE);
-        if (c->heads) add_y(m, &a->qkv.q, c->m, c->heads * c->hd, -1);
-        add_y(m, &a->qkv.k, c->m, c->kv_heads * c->hd, -1);
-        add_y(m, &a->qkv.v, c->m, c->kv_heads * c->hd, -1);
+        if (c->heads) add_head_columns(m, &a->qkv.q, c->heads);
+        add_head_columns(m, &a->qkv.k, c->kv_heads);
+        add_head_columns(m, &a->qkv.v, c->kv_heads);
         if (c->options & WITH_MLP) add_quantised_y(m, &a->qkv.mlp, c->m, c->n, -1, 1);
         return;
     }
     int residual = -1;
     if (c->epilogue == LINEAR_RESIDUAL)
         residual = add_act(m, &a->residual, c->m, c->n, NORMAL, c->options & Y_F32);
-    if (c->epilogue == LINEAR_SWIGLU)
-        add_quantised_y(m, &a->y, c->m, c->n, -1, 1);
-    else
-        add_y(m, &a->y, c->m, c->n, residual);
+    add_quantised_y(m, &a->y, c->m, c->n, residual, 1);
 }
 
 static void make_attention(struct maker *m, const struct op_case *c, struct attention_args *a)

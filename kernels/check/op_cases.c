@@ -266,5 +266,16 @@ const struct op_case op_cases[] = {
     {"tiles, kv, mlp, split", QKV, .m = 140, .n = 136, .k = 72, HEADS(0, 2, 128), .split = 60,
      .options = WITH_MLP},
     {"e4m3, kv", QKV, .m = 137, .k = 208, HEADS(0, 3, 128), .options = X_E4M3},
+    {"e4m3, to e4m3, one row", PLAIN, .m = 1, .n = 128, .k = 144, .options = X_E4M3 | Y_E4M3},
+    {"e4m3, bias, to e4m3, split, gap", PLAIN, .m = 139, .n = 400, .k = 208, .split = 7, .gap = 16,
+     .options = WITH_BIAS | X_E4M3 | Y_E4M3},
+    {"e4m3, residual, gate, to e4m3, split, gap", RESIDUAL, .m = 151, .n = 384, .k = 144, .split = 61,
+     .gap = 16, .options = WITH_BIAS | WITH_GATE | X_E4M3 | Y_E4M3},
+    {"e4m3, groups, residual, to e4m3, split", RESIDUAL, .m = 67, .n = 256, .k = 336, .split = 29,
+     .options = WITH_GATE | X_E4M3 | X_GROUPS | Y_E4M3},
+    {"e4m3, qkv to e4m3, split", QKV, .m = 141, .k = 80, HEADS(3, 1, 128), .split = 53,
+     .options = X_E4M3 | QKV_E4M3},
+    {"e4m3, qkv half and mlp to e4m3", QKV, .m = 35, .n = 272, .k = 208, HEADS(1, 1, 128), .pairs = ROPE_HALF,
+     .options = WITH_MLP | X_E4M3 | Y_E4M3 | QKV_E4M3},
 };
 const int op_case_count = sizeof op_cases / sizeof op_cases[0];

@@ -33,7 +33,8 @@ enum op_option {
     /* in a BF16 run on a device that has it (device.h), else the numbers that they stand for, which are exact in BF16: */
     X_E4M3 = 4096, /* linear: x and weights are F8_E4M3 with scales */
     Y_E4M3 =
-        8192, /* adaln, SwiGLU, attention: so is the result; but for adaln with scales per TENSOR_GROUP columns */
+        8192, /* adaln, linear (QKV: mlp), attention: so is y; but for adaln with scales per TENSOR_GROUP columns */
+    QKV_E4M3 = 131072, /* linear: so are q, k, v */
     X_GROUPS = 16384,  /* x has its scales per TENSOR_GROUP columns */
     QUANTISED = 32768, /* linear, on devices that place: the weights are placed as WEIGHT_MATRIX_E4M3 */
     WITH_STATS = 65536 /* conv: gn_stats of y, in `groups` */
