@@ -17,7 +17,7 @@ from world import Scene
 FOLDER = common.STATE / "shards"
 VAE = common.STATE / "vae"
 SINGLES, FAMILIES, FAMILIES_OF_TWO, GRIDS = 180, 24, 5, 10  # in a shard
-THING_WEIGHT = 5.0
+THING_WEIGHT = dict(small=12.0, big=5.0)  # a small one has fewer tokens and must count as much
 
 
 def load_vae():
@@ -51,9 +51,9 @@ def decode(vae, latents):
 def weights(scene, look):
     """[64] how much each token counts in the loss: things are small, and what they are is decided by few tokens."""
     w = torch.ones(model.GRID, model.GRID)
-    for i in range(len(scene.things)):
+    for i, thing in enumerate(scene.things):
         x0, y0, x1, y1 = (int(max(0, v) // 16) for v in world.thing_box(scene, i, look))
-        w[y0 : y1 + 1, x0 : x1 + 1] = THING_WEIGHT
+        w[y0 : y1 + 1, x0 : x1 + 1] = THING_WEIGHT[thing.size]
     return w.flatten()
 
 

@@ -26,7 +26,9 @@ STATE = common.STATE / "flow.pt"
 # Each worker's step is one batch of one kind: texts only at first, then this cycle. With two workers one does texts and pairs in turn, the other edits.
 BATCH = dict(text=10, edit=7, pair=5)
 CYCLE, TEXTS_UNTIL = ("text", "edit", "pair", "edit"), 0.3
+SOFT_CYCLE = ("pair", "edit", "text", "edit", "pair", "edit", "pair", "edit")  # with --soft; its length and own_path's three steps have no common period
 EDITS = dict(colour=1.2, kind=1.4, size=1.3, move=1.3, remove=1.1, place=0.9, add=0.3)  # how often, relatively
+SOFT = dict(cup=3.0, small=1.5, night=1.5)  # with --soft: how much more often pictures of these are asked for
 AT_SIGMAS = 0.8  # fraction of times that are one of the sampler's
 
 
@@ -47,16 +49,28 @@ def times(count):
     return torch.where(torch.rand(count) < AT_SIGMAS, levels[torch.randint(len(levels), (count,))], anywhere)
 
 
+def often(scene):
+    """How often a picture is asked for, with --soft, relatively."""
+    words = {scene.place, *(word for t in scene.things for word in (t.kind, t.size))}
+    return math.prod(factor for word, factor in SOFT.items() if word in words)
+
+
 class Batches:
-    def __init__(self, rng):
-        self.rng, self.shards, self.prompts = rng, data.Shards(), tokenizer.Prompts()
+    def __init__(self, rng, soft=False):
+        self.rng, self.shards, self.prompts, self.soft, self.odds = rng, data.Shards(), tokenizer.Prompts(), soft, np.empty(0)
+
+    def some(self, options, picture, count):
+        """`count` of the options; with --soft some more often, by the picture that each leads to."""
+        if len(self.odds) < len(self.shards.drawn):
+            self.odds = np.array([often(scene) if self.soft else 1.0 for scene, _ in self.shards.drawn])
+        odds = self.odds[[picture(o) for o in options]]
+        return [options[i] for i in self.rng.choice(len(options), count, p=odds / odds.sum())]
 
     def latents(self, index):
         return self.shards.latents[torch.tensor(index)].float()
 
     def texts(self, count):
-        captioned = self.shards.captioned
-        index = [captioned[i] for i in self.rng.integers(len(captioned), size=count)]
+        index = self.some(self.shards.captioned, lambda i: i, count)
         drawn = [self.shards.drawn[i] for i in index]
         x = self.latents(index)
         noise = couple(torch.randn_like(x), [look for _, look in drawn])
@@ -65,12 +79,11 @@ class Batches:
     def edits(self, count):
         odds = np.array([EDITS[name] for name in self.shards.edits])
         for name in self.rng.choice(list(self.shards.edits), size=count, p=odds / odds.sum()):
-            thing, before, after = captions.words(self.rng, self.shards.edits[name])
+            [(thing, before, after)] = self.some(self.shards.edits[name], lambda e: e[2], 1)
             yield captions.instruction(self.rng, name, self.shards.drawn[before][0], self.shards.drawn[after][0], thing), before, after
 
     def pairs(self, count):
-        for _ in range(count):
-            first, second, both = captions.words(self.rng, self.shards.pairs)
+        for first, second, both in self.some(self.shards.pairs, lambda p: p[2], count):
             yield captions.pair_text(self.rng, self.shards.drawn[first][0].things[0]), first, second, both
 
     def with_references(self, episodes):
@@ -147,14 +160,21 @@ def main():
     p.add_argument("--steps", type=int, default=8000)
     p.add_argument("--until", type=float, default=0, help="end at this Unix time instead, learning rate included")
     p.add_argument("--refine", action="store_true", help="go on from what restore.py made: the sampler's own path, half the learning rate, all kinds from the start")
+    p.add_argument("--only", default="", help="train only parameters whose names begin with one of these (between commas); the others keep every bit")
+    p.add_argument("--soft", action="store_true", help="ask more often for what comes out soft")
+    p.add_argument("--rate", type=float, help="factor of the learning rates")
     p.add_argument("--sheet-every", type=int, default=500)
     args = p.parse_args()
     common.setup(3)
     log = common.Log("refine" if args.refine else "flow")
     loss_of, texts_until, rate, hold = (own_path, 0, 0.5, 0.3) if args.refine else (straight_path, TEXTS_UNTIL, 1.0, 0.85)
-    batches = Batches(np.random.default_rng(int(time.time()) + common.RANK))
+    cycle = SOFT_CYCLE if args.soft else CYCLE
+    batches = Batches(np.random.default_rng(int(time.time()) + common.RANK), args.soft)
     vae = data.load_vae()
     encoder, transformer = model.new_text_encoder(batches.prompts.pad), model.new_transformer()
+    for m in (encoder, transformer):
+        for name, parameter in m.named_parameters():
+            parameter.requires_grad_(name.startswith(tuple(args.only.split(","))))
     averages = [common.Average(m, 0.996) for m in (encoder, transformer)]
     optimizer = Both([encoder, transformer], is_matrix, lr=2e-3, adam_lr=1e-3)
     torch.manual_seed(int(time.time()) + common.RANK)
@@ -171,13 +191,13 @@ def main():
     while done < 1:
         common.wait_if_paused()
         start = time.time()
-        kind = "text" if done < texts_until else CYCLE[(step * common.WORKERS + common.RANK) % len(CYCLE)]
+        kind = "text" if done < texts_until else cycle[(step * common.WORKERS + common.RANK) % len(cycle)]
         with common.fast():
             losses = loss_of(step, encoder, transformer, batches.prompts, *batches.draw(kind, BATCH[kind]))
         (losses.sum() / (BATCH["text"] * common.WORKERS)).backward()
         sums[:, list(BATCH).index(kind)] += torch.tensor([losses.sum().item(), len(losses)])
         done = common.agree((time.time() - begun) / (args.until - begun) if args.until else (step + 1) / args.steps)
-        norm = optimizer.step(rate * common.learning_rate(min(done, 1), hold))
+        norm = optimizer.step((args.rate or rate) * common.learning_rate(min(done, 1), hold))
         for average, m in zip(averages, (encoder, transformer)):
             average.update(m)
         step += 1
