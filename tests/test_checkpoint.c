@@ -530,7 +530,8 @@ Test(checkpoint, distilled_or_base)
     edit_json(in_test_dir("b/klein.json"), "default_steps", "4");
     edit_json(in_test_dir("b/klein.json"), "default_guidance", "1");
     cr_assert(distilled(&(struct checkpoint_paths){.model = b}) == 1);
-    cr_assert(distilled(&(struct checkpoint_paths){.model = b, .variant = 2}) == 0); /* with a base's defaults */
+    cr_assert(distilled(&(struct checkpoint_paths){.model = b, .variant = 2}) ==
+              0); /* with a base's defaults */
     cr_assert(!remove(in_test_dir("d/model_index.json")));
     FAILS(try_model(d), KLEIN_E_USAGE, "d/transformer: nothing tells whether");
     cr_assert(distilled(&(struct checkpoint_paths){.model = d, .variant = 1}) == 1);
