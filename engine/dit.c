@@ -7,6 +7,11 @@
 
 /* --- weights ------------------------------------------------------------------------------------------- */
 
+static int is_e4m3(struct tensor w)
+{
+    return w.dtype == DT_F8E4M3;
+}
+
 static enum klein_status bind_stream(struct dit_stream *s, struct checkpoint *c, const struct dit_config *d,
                                      int i, int text, struct klein_error *err)
 {
@@ -25,9 +30,15 @@ static enum klein_status bind_stream(struct dit_stream *s, struct checkpoint *c,
      checkpoint_tensor(c, PART_TRANSFORMER, name, ndim, shape, to, err))
 #define SHAPE(...) ((int64_t[]){__VA_ARGS__})
     s->qkv.parts = 3;
-    for (int k = 0; k < 3; k++)
+    for (int k = 0; k < 3; k++) {
         TRY(TENSOR(&s->qkv.part[k], 2, SHAPE(D, D), "transformer_blocks.%d.attn.%s.weight", i,
                    names[which].qkv[k]));
+        if (is_e4m3(s->qkv.part[k]) != is_e4m3(s->qkv.part[0])) /* they are one product */
+            return fail(err, KLEIN_E_UNSUPPORTED,
+                        "tensor %s is %s and that of %s is %s: both or neither must be in FP8", name,
+                        dtype_name(s->qkv.part[k].dtype), names[which].qkv[0],
+                        dtype_name(s->qkv.part[0].dtype));
+    }
     TRY(TENSOR(&s->q_norm, 1, SHAPE(d->head_dim), "transformer_blocks.%d.attn.%s.weight", i,
                names[which].q_norm));
     TRY(TENSOR(&s->k_norm, 1, SHAPE(d->head_dim), "transformer_blocks.%d.attn.%s.weight", i,
@@ -340,13 +351,13 @@ static void attention(struct run *r, const struct dit_config *d, const struct di
     if (copies(r)) heads_to_rows(r, q, s, o);
 }
 
-/* x of the products of w, as what makes it writes it: quantised where the device multiplies w as it is. The memory is x's, elements of as many
- * rows as all devices have room for, so that all have the scales at the same place, then these. adaln has a row's scale; attention and SwiGLU
- * have only the columns of a tile at a time. */
-static struct tensor operand_of(const struct run *r, const struct state *s, struct tensor x, struct tensor w,
+/* x of products with weights in e4m3, as what makes it writes it: quantised where the device multiplies these as they are. The memory is x's,
+ * elements of as many rows as all devices have room for, so that all have the scales at the same place, then these. adaln has a row's scale;
+ * attention and SwiGLU have only the columns of a tile at a time. */
+static struct tensor operand_of(const struct run *r, const struct state *s, struct tensor x, int e4m3,
                                 int groups)
 {
-    if (!(groups ? r->dev->e4m3_groups : r->dev->e4m3) || r->act != DT_BF16 || w.dtype != DT_F8E4M3) return x;
+    if (!(groups ? r->dev->e4m3_groups : r->dev->e4m3) || r->act != DT_BF16 || !e4m3) return x;
     x.dtype = DT_F8E4M3;
     x.scale = tensor_at(x, s->room, 0);
     x.ldscale = groups ? s->room : 0;
@@ -354,9 +365,9 @@ static struct tensor operand_of(const struct run *r, const struct state *s, stru
 }
 
 /* The same for what attention makes, alone or beside the MLP: devices that have it copied exchange it as it is. */
-static struct tensor attended_of(const struct run *r, const struct state *s, struct tensor x, struct tensor w)
+static struct tensor attended_of(const struct run *r, const struct state *s, struct tensor x, int e4m3)
 {
-    return copies(r) ? x : operand_of(r, s, x, w, 1);
+    return copies(r) ? x : operand_of(r, s, x, e4m3, 1);
 }
 
 /* The product that makes q, k and v from x, but for its weights. */
@@ -378,18 +389,53 @@ static struct linear_args to_qkv(const struct run *r, const struct dit_config *d
                                         .eps = d->eps}};
 }
 
+static struct tensor rows_if(struct tensor t, int first, int n)
+{
+    return t.ptr ? tensor_rows(t, first, n) : t;
+}
+
+/* Rows [first, first + n) of a product, which are of group 0. */
+static void linear_rows(struct run *r, struct linear_args a, int first, int n)
+{
+    struct tensor *const rows[] = {&a.x,       &a.y,     &a.residual, &a.qkv.mlp, &a.qkv.cos,
+                                   &a.qkv.sin, &a.qkv.q, &a.qkv.k,    &a.qkv.v};
+    const size_t all = sizeof rows / sizeof *rows, routed = a.qkv.to.size ? 3 : 0; /* q, k, v */
+    if (!n) return;
+    a.split = 0;
+    for (size_t i = 0; i < all - routed; i++) *rows[i] = rows_if(*rows[i], first, n);
+    if (routed) a.qkv.to.place = tensor_cols(a.qkv.to.place, first, n);
+    run_linear(r, &a);
+}
+
+/* A product of both streams' rows: one op, or where a file has the weights of only one in e4m3, two. */
+static void linear_of_streams(struct run *r, struct linear_args a)
+{
+    const int split = a.split, rows = a.x.rows;
+    if (is_e4m3(a.group[0].w.part[0]) == is_e4m3(a.group[1].w.part[0])) {
+        run_linear(r, &a);
+        return;
+    }
+    linear_rows(r, a, 0, split);
+    a.group[0] = a.group[1];
+    linear_rows(r, a, split, rows - split);
+}
+
 static void double_block(struct run *r, const struct dit *m, const struct dit_double *b,
                          const struct dit_request *q, struct state *s)
 {
     const struct dit_config *d = m->cfg;
     const struct dit_stream *txt = &b->stream[DIT_TEXT], *img = &b->stream[DIT_IMAGE];
     int D = d->width, split = s->own.n[DIT_TEXT];
-    struct tensor o = tensor_cols(attended_of(r, s, s->om, img->proj), 0, D),
-                  u = tensor_cols(operand_of(r, s, s->om, img->mlp_out, 1), D, d->mlp_width);
+    const int e4m3_qkv = is_e4m3(txt->qkv.part[0]) && is_e4m3(img->qkv.part[0]);
+    const int e4m3_proj = is_e4m3(txt->proj) && is_e4m3(img->proj);
+    const int e4m3_in = is_e4m3(txt->mlp_in) && is_e4m3(img->mlp_in);
+    /* Only products of weights in e4m3 write e4m3. */
+    const int e4m3_out = e4m3_in && is_e4m3(txt->mlp_out) && is_e4m3(img->mlp_out);
+    struct tensor o = tensor_cols(attended_of(r, s, s->om, e4m3_proj), 0, D),
+                  u = tensor_cols(operand_of(r, s, s->om, e4m3_out, 1), D, d->mlp_width);
     enum { SHIFT1, SCALE1, GATE1, SHIFT2, SCALE2, GATE2 }; /* 1: attention, 2: MLP */
     struct tensor mod[2][6];
-    struct tensor h_qkv = operand_of(r, s, s->h, img->qkv.part[0], 0),
-                  h_mlp = operand_of(r, s, s->h, img->mlp_in, 0);
+    struct tensor h_qkv = operand_of(r, s, s->h, e4m3_qkv, 0), h_mlp = operand_of(r, s, s->h, e4m3_in, 0);
     for (int g = 0; g < 2; g++)
         for (int i = 0; i < 6; i++)
             mod[g][i] = vectors(q->now, (g == DIT_TEXT ? DIT_MOD_TEXT : DIT_MOD_IMAGE) + i, 1);
@@ -404,53 +450,48 @@ static void double_block(struct run *r, const struct dit *m, const struct dit_do
     qkv.split = split;
     qkv.group[DIT_TEXT] = (struct linear_group){.w = txt->qkv, .q_norm = txt->q_norm, .k_norm = txt->k_norm};
     qkv.group[DIT_IMAGE] = (struct linear_group){.w = img->qkv, .q_norm = img->q_norm, .k_norm = img->k_norm};
-    run_linear(r, &qkv);
+    linear_of_streams(r, qkv);
     attention(r, d, q, s, o);
-    run_linear(r,
-               &(struct linear_args){.y = s->z,
-                                     .x = o,
-                                     .residual = s->z,
-                                     .split = split,
-                                     .epilogue = LINEAR_RESIDUAL,
-                                     .group = {{.w = weight_of(txt->proj), .gate = mod[DIT_TEXT][GATE1]},
-                                               {.w = weight_of(img->proj), .gate = mod[DIT_IMAGE][GATE1]}}});
+    linear_of_streams(
+        r, (struct linear_args){.y = s->z,
+                                .x = o,
+                                .residual = s->z,
+                                .split = split,
+                                .epilogue = LINEAR_RESIDUAL,
+                                .group = {{.w = weight_of(txt->proj), .gate = mod[DIT_TEXT][GATE1]},
+                                          {.w = weight_of(img->proj), .gate = mod[DIT_IMAGE][GATE1]}}});
     run_adaln(r, &(struct adaln_args){.y = h_mlp,
                                       .x = s->z,
                                       .split = split,
                                       .eps = d->eps,
                                       .shift = {mod[DIT_TEXT][SHIFT2], mod[DIT_IMAGE][SHIFT2]},
                                       .scale = {mod[DIT_TEXT][SCALE2], mod[DIT_IMAGE][SCALE2]}});
-    run_linear(
-        r, &(struct linear_args){.y = u,
-                                 .x = h_mlp,
-                                 .split = split,
-                                 .epilogue = LINEAR_SWIGLU,
-                                 .group = {{.w = weight_of(txt->mlp_in)}, {.w = weight_of(img->mlp_in)}}});
-    run_linear(
-        r, &(struct linear_args){.y = s->z,
-                                 .x = u,
-                                 .residual = s->z,
-                                 .split = split,
-                                 .epilogue = LINEAR_RESIDUAL,
-                                 .group = {{.w = weight_of(txt->mlp_out), .gate = mod[DIT_TEXT][GATE2]},
-                                           {.w = weight_of(img->mlp_out), .gate = mod[DIT_IMAGE][GATE2]}}});
+    linear_of_streams(
+        r, (struct linear_args){.y = u,
+                                .x = h_mlp,
+                                .split = split,
+                                .epilogue = LINEAR_SWIGLU,
+                                .group = {{.w = weight_of(txt->mlp_in)}, {.w = weight_of(img->mlp_in)}}});
+    linear_of_streams(
+        r, (struct linear_args){.y = s->z,
+                                .x = u,
+                                .residual = s->z,
+                                .split = split,
+                                .epilogue = LINEAR_RESIDUAL,
+                                .group = {{.w = weight_of(txt->mlp_out), .gate = mod[DIT_TEXT][GATE2]},
+                                          {.w = weight_of(img->mlp_out), .gate = mod[DIT_IMAGE][GATE2]}}});
 }
 
 /* A single block's first product for rows [first, first + n) of x, which may be none: all of it, or k and v alone. */
 static void project(struct run *r, struct linear_args a, int first, int n, int keys_only)
 {
-    struct tensor *const rows[] = {&a.x, &a.qkv.mlp, &a.qkv.cos, &a.qkv.sin, &a.qkv.q, &a.qkv.k, &a.qkv.v};
-    const size_t all = sizeof rows / sizeof *rows, routed = a.qkv.to.size ? 3 : 0; /* q, k, v */
     const int D = a.qkv.heads * a.qkv.head_dim;
-    if (!n) return;
-    for (size_t i = 0; i < all - routed; i++) *rows[i] = tensor_rows(*rows[i], first, n);
-    if (routed) a.qkv.to.place = tensor_cols(a.qkv.to.place, first, n);
     if (keys_only) {
         a.group[0].w = weight_of(tensor_rows(a.group[0].w.part[0], D, 2 * D));
         a.qkv.q = a.qkv.mlp = (struct tensor){0};
         a.qkv.heads = 0;
     }
-    run_linear(r, &a);
+    linear_rows(r, a, first, n);
 }
 
 /* Attention and MLP read the same normalised input and share one residual. Rows that end here are only attended to. */
@@ -460,8 +501,10 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
     const struct dit_config *d = m->cfg;
     int D = d->width, first = s->rows.first, n = s->rows.n, end = first + n;
     struct tensor shift = vectors(q->now, DIT_MOD_SINGLE, 1), scale = vectors(q->now, DIT_MOD_SINGLE + 1, 1);
-    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s, s->h, b->in, 0),
-                  om = attended_of(r, s, s->om, b->out), z = tensor_rows(s->z, first, n);
+    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1),
+                  h = operand_of(r, s, s->h, is_e4m3(b->in), 0),
+                  /* "in" makes a part of it, and writes e4m3 only if it is in e4m3 */
+        om = attended_of(r, s, s->om, is_e4m3(b->in) && is_e4m3(b->out)), z = tensor_rows(s->z, first, n);
     struct linear_args in = to_qkv(r, d, q, s, h);
     in.group[0] = (struct linear_group){.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm};
     in.qkv.mlp = tensor_cols(om, D, d->mlp_width);

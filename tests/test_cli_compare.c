@@ -99,7 +99,7 @@ Test(cli_compare, fp8_on_ada)
 Test(cli_compare, fp8_on_hopper)
 {
     if (SANITIZED) SKIP("whole requests on the soft GPU are the release build's");
-    check_fp8("sm_90a", "blocks", 4, "block ");
+    check_fp8("sm_90a", "all", 10, "block ");
 }
 
 Test(cli_compare, formats_of_the_processor)
