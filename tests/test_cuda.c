@@ -3,11 +3,14 @@
  * show: test_nano.c; the kernels: test_kernels_*.c. */
 #include "support/support.h"
 
+#include "../base/clock.h"
 #include "../engine/context.h"
 #include "../kernels/soft/softgpu.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static struct klein_error err;
 
@@ -88,23 +91,36 @@ Test(cuda, graphs_give_the_same_bytes_sm_80)
 }
 #endif
 
-/* The third request of a shape, which is replayed. As one graph it is one launch, so nothing can come in between. */
+static int go_on(void *user, const struct klein_progress *p)
+{
+    return 0;
+}
+
+/* The third request of a shape, which is replayed. As one graph it is one launch, so nothing can come in between. Who watches makes the
+ * host wait for the step before the last, by an event. */
 static void check_replay(struct klein *k, struct klein_request q)
 {
-    for (int graph = KLEIN_GRAPH_STAGES; graph <= KLEIN_GRAPH_REQUEST; graph++) {
-        struct softgpu_counters c;
-        q.graph = (enum klein_graph)graph;
-        for (int i = 0; i < 3; i++) {
-            softgpu_reset_counters();
-            picture(k, &q);
+    for (int watched = 0; watched < 2; watched++)
+        for (int graph = KLEIN_GRAPH_STAGES; graph <= KLEIN_GRAPH_REQUEST; graph++) {
+            struct softgpu_counters c;
+            q.graph = (enum klein_graph)graph;
+            q.progress = watched ? go_on : NULL;
+            for (int i = watched ? 2 : 0; i < 3; i++) {
+                softgpu_reset_counters();
+                picture(k, &q);
+            }
+            softgpu_read_counters(&c);
+            /* text, references (if there are none, a graph all the same), prepare, steps, decode */
+            const int whole = graph == KLEIN_GRAPH_REQUEST, graphs = whole ? 1 : 4 + q.steps;
+            cr_assert((int)c.graphs == graphs && c.stops_between_graphs == 0,
+                      "graph %d: %d graphs of %d, %d stops between", graph, (int)c.graphs, graphs,
+                      (int)c.stops_between_graphs);
+            cr_assert((int)c.waits_between_graphs <= (watched && !whole ? q.steps : 0),
+                      "%d waits in %d steps", (int)c.waits_between_graphs, q.steps);
+            /* Marks of the stages' ends; the number of a step, what pace does, the launch. */
+            cr_assert((int)c.calls_between_graphs <= (whole ? 0 : 8 + 4 + q.steps * (2 + 2 * watched)),
+                      "graph %d: %d driver calls between graphs", graph, (int)c.calls_between_graphs);
         }
-        softgpu_read_counters(&c);
-        /* text, references (if there are none, a graph all the same), prepare, steps, decode */
-        const int graphs = graph == KLEIN_GRAPH_REQUEST ? 1 : 4 + q.steps;
-        cr_assert((int)c.graphs == graphs && c.stops_between_graphs == 0,
-                  "graph %d: %d graphs of %d, %d stops between", graph, (int)c.graphs, graphs,
-                  (int)c.stops_between_graphs);
-    }
 }
 
 /* A base model of random weights: two passes a step. */
@@ -259,6 +275,42 @@ Test(cuda, a_device_is_lost)
     check_lost(2, KLEIN_GRAPH_STAGES);
     check_lost(2, KLEIN_GRAPH_REQUEST);
 }
+
+/* What loading pins is staging alone (place.c), whatever the weights take; closing gives it back. */
+Test(cuda, pinned_memory_while_loading)
+{
+    struct softgpu_counters c;
+    softgpu_reset_counters();
+    klein_close(open_nano("soft sm_90a", 0));
+    softgpu_read_counters(&c);
+    cr_assert(c.pinned_peak > 0 && c.pinned_peak <= 32 << 20, "%d bytes", (int)c.pinned_peak);
+    softgpu_reset_counters();
+    softgpu_read_counters(&c);
+    cr_assert(c.pinned_peak == 0);
+}
+
+#if !SANITIZED
+/* Of wall time where the machine is idle, else of processor time. The steps of the first request, and all of the second, are
+ * captured and launched. */
+Test(cuda, the_demo_within_a_minute)
+{
+    struct klein *k = open_nano("soft sm_90a", 0);
+    struct klein_request q = small(1);
+    q.width = q.height = 0;
+    q.graph = KLEIN_GRAPH_STAGES;
+    for (int i = 0; i < 2; i++) {
+        struct klein_result result;
+        const double wall = clock_seconds(), begin = (double)clock() / CLOCKS_PER_SEC;
+        OK(klein_generate(k, &q, &result, &err));
+        const double took = fmin(clock_seconds() - wall, (double)clock() / CLOCKS_PER_SEC - begin);
+        cr_assert(result.width == 128 && result.steps == 4);
+        cr_assert(took <= 60, "%.1f s", took);
+        cr_log_info("request %d: %.1f s", i, took);
+        klein_result_free(&result);
+    }
+    klein_close(k);
+}
+#endif
 
 /* A card that is too small for the weights: an error with what is free, and nothing left behind. */
 Test(cuda, weights_that_do_not_fit)

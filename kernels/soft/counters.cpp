@@ -106,20 +106,48 @@ void counters_add(const struct softgpu_counters *c)
     pthread_mutex_unlock(&totals_lock);
 }
 
-static uint64_t stops_at_graph; /* totals.stops when the last graph was launched */
+static struct softgpu_counters at_graph; /* totals when the last graph was launched */
+static uint64_t pinned;
+
+static void count(uint64_t *counter)
+{
+    pthread_mutex_lock(&totals_lock);
+    ++*counter;
+    pthread_mutex_unlock(&totals_lock);
+}
+
+void count_call(void)
+{
+    count(&totals.calls);
+}
 
 void count_stop(void)
 {
-    pthread_mutex_lock(&totals_lock);
-    totals.stops++;
-    pthread_mutex_unlock(&totals_lock);
+    count(&totals.stops);
+}
+
+void count_wait(void)
+{
+    count(&totals.waits);
 }
 
 void count_graph(void)
 {
     pthread_mutex_lock(&totals_lock);
-    if (totals.graphs++) totals.stops_between_graphs += totals.stops - stops_at_graph;
-    stops_at_graph = totals.stops;
+    if (totals.graphs++) {
+        totals.stops_between_graphs += totals.stops - at_graph.stops;
+        totals.waits_between_graphs += totals.waits - at_graph.waits;
+        totals.calls_between_graphs += totals.calls - at_graph.calls;
+    }
+    at_graph = totals;
+    pthread_mutex_unlock(&totals_lock);
+}
+
+void count_pinned(size_t taken, size_t given_back)
+{
+    pthread_mutex_lock(&totals_lock);
+    pinned += taken - given_back;
+    if (pinned > totals.pinned_peak) totals.pinned_peak = pinned;
     pthread_mutex_unlock(&totals_lock);
 }
 
@@ -134,5 +162,6 @@ void softgpu_reset_counters(void)
 {
     pthread_mutex_lock(&totals_lock);
     memset(&totals, 0, sizeof totals);
+    totals.pinned_peak = pinned;
     pthread_mutex_unlock(&totals_lock);
 }

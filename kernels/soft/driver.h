@@ -119,6 +119,7 @@ void wait_for_others(void);      /* until something was done */
 struct guard { /* every entry that touches the objects */
     guard()
     {
+        count_call();
         pthread_mutex_lock(&soft_lock);
     }
     ~guard()
@@ -133,7 +134,8 @@ CUresult refuse(CUresult code, const char *format, ...)
 void set_report(int device, const char *text);
 CUresult
 current(struct CUctx_st **context); /* the calling thread's context, or an error; checks sticky faults */
-CUresult forbid_during_capture(const char *call);
+CUresult forbid_during_capture(const char *call);      /* and counts a stop */
+CUresult forbid_wait_during_capture(const char *call); /* and counts a wait */
 
 /* memory.cpp */
 CUresult memory_new(size_t size, int device, void **out); /* device -1: pinned host memory */

@@ -327,14 +327,20 @@ ENTRY cuMemHostAlloc(void **memory, size_t bytes, unsigned flags)
     struct CUctx_st *c;
     CUresult r = current(&c);
     if (r == CUDA_SUCCESS) r = forbid_during_capture("cuMemHostAlloc");
-    return r == CUDA_SUCCESS ? memory_new(bytes, -1, memory) : r;
+    if (r == CUDA_SUCCESS) r = memory_new(bytes, -1, memory);
+    if (r == CUDA_SUCCESS) count_pinned(bytes, 0);
+    return r;
 }
 
 ENTRY cuMemFreeHost(void *memory)
 {
     guard g;
+    const struct allocation *a = memory_find(memory);
+    const size_t bytes = a ? a->size : 0;
+    count_stop();
     for (int d = 0; d < soft_config.devices; d++) streams_drain(d);
     char text[512];
     CUresult r = memory_free(memory, -1, text, sizeof text);
+    if (r == CUDA_SUCCESS) count_pinned(0, bytes);
     return r == CUDA_ERROR_ILLEGAL_ADDRESS ? refuse(r, "out of bounds: %s", text) : r;
 }

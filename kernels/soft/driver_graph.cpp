@@ -18,12 +18,23 @@ static void break_capture(void)
         if (s->capturing == origin->capturing) s->capture_broken = true;
 }
 
-CUresult forbid_during_capture(const char *call)
+static CUresult forbid(const char *call)
 {
-    count_stop();
     if (!origin) return CUDA_SUCCESS;
     break_capture();
     return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s while this thread captures a stream", call);
+}
+
+CUresult forbid_during_capture(const char *call)
+{
+    count_stop();
+    return forbid(call);
+}
+
+CUresult forbid_wait_during_capture(const char *call)
+{
+    count_wait();
+    return forbid(call);
 }
 
 static void graph_clear(struct CUgraph_st *g)

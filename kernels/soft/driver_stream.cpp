@@ -360,7 +360,7 @@ ENTRY cuEventSynchronize(CUevent e)
     guard g;
     struct CUctx_st *c;
     CUresult r = current(&c);
-    if (r == CUDA_SUCCESS) r = forbid_during_capture("cuEventSynchronize");
+    if (r == CUDA_SUCCESS) r = forbid_wait_during_capture("cuEventSynchronize");
     while (r == CUDA_SUCCESS && e->done < e->recorded) r = stream_step(e->stream);
     return r;
 }

@@ -273,7 +273,10 @@ void count_flush(struct block *b, struct warp *w);
 void count_phases(struct block *b, const uint32_t *addresses, int lanes,
                   int bytes); /* shared accesses of one warp instruction */
 void counters_add(const struct softgpu_counters *c);
+void count_call(void);
 void count_stop(void);
+void count_wait(void);
+void count_pinned(size_t taken, size_t given_back);
 void count_graph(void);
 
 /* memory.cpp */

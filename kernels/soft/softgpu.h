@@ -64,9 +64,12 @@ struct softgpu_counters {
     uint64_t global_sectors,
         global_sectors_ideal; /* 32-byte sectors touched by warps / needed; count_accesses only */
     uint64_t graphs;          /* graph launches */
-    uint64_t
-        stops, /* driver calls that wait for the device or change its memory (alloc, free, synchronise) ... */
-        stops_between_graphs; /* ... and those of them that came between two graph launches */
+    uint64_t stops, /* driver calls that wait for a stream or change memory (alloc, free, synchronise) ... */
+        stops_between_graphs;             /* ... and those of them that came between two graph launches */
+    uint64_t waits, waits_between_graphs; /* the same of calls that wait for an event */
+    uint64_t calls,
+        calls_between_graphs; /* of all driver calls that touch the device; each launch ends what is between */
+    uint64_t pinned_peak;     /* bytes of pinned host memory, the most at a time */
 };
 SOFTGPU_API void softgpu_read_counters(struct softgpu_counters *counters);
 SOFTGPU_API void softgpu_reset_counters(void);
