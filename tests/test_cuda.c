@@ -228,6 +228,63 @@ Test(cuda, plans_are_kept_and_dropped)
     free(rgb);
 }
 
+/* Whether the plan for that width holds memory. */
+static int holds(const struct klein *k, int width)
+{
+    for (int i = 0; i < k->plans.plans; i++)
+        if (k->plans.plan[i]->shape.width == width) return k->plans.plan[i]->memory != NULL;
+    return 0;
+}
+
+/* A budget that lacks a byte for three plans: the one that was not used for longest goes, and comes back. */
+Test(cuda, the_oldest_plan_goes_first)
+{
+    struct klein_request q[3];
+    uint64_t want[3];
+    set_up(0);
+    struct klein *k = open_base();
+    for (int i = 0; i < 3; i++) {
+        q[i] = small(1);
+        q[i].steps = q[i].guidance = 1;
+        q[i].width = 16 * (i + 1), q[i].height = 16;
+        want[i] = picture(k, &q[i]);
+    }
+    cr_assert(holds(k, 16) && holds(k, 32) && holds(k, 48));
+    k->plans.budget = cache_bytes(&k->plans) - 1;
+    cr_assert(picture(k, &q[0]) == want[0]); /* the first is now the latest */
+    cr_assert(holds(k, 16) && !holds(k, 32) && holds(k, 48));
+    cr_assert(picture(k, &q[1]) == want[1]);
+    cr_assert(holds(k, 16) && holds(k, 32) && !holds(k, 48));
+    cr_assert(picture(k, &q[2]) == want[2]);
+    cr_assert(!holds(k, 16) && holds(k, 32) && holds(k, 48));
+    cr_assert(k->plans.plans == 3 && k->plans.hits == 3); /* plans stay, their memory goes */
+    klein_close(k);
+}
+
+/* More shapes than are kept: the one that was not asked for for longest is forgotten. */
+Test(cuda, sixteen_plans_at_most)
+{
+    struct plan_cache c = {.budget = 0};
+    struct shape shape = {.width = 0};
+    for (int i = 0; i < CACHE_PLANS; i++) {
+        shape.width = i;
+        cr_assert(!cache_find(&c, &shape) && cache_add(&c, NULL, &shape, &err));
+    }
+    cr_assert(c.plans == 16);
+    shape.width = 0;
+    cr_assert(cache_find(&c, &shape));
+    for (int i = 0; i < 2; i++) {
+        shape.width = 100 + i;
+        cr_assert(!cache_find(&c, &shape) && cache_add(&c, NULL, &shape, &err) && c.plans == 16);
+    }
+    for (int i = 0; i < CACHE_PLANS; i++) {
+        shape.width = i;
+        cr_assert(!cache_peek(&c, &shape) == (i == 1 || i == 2), "plan %d", i);
+    }
+    cache_close(&c, NULL);
+    cr_assert(!c.plans);
+}
+
 Test(cuda, devices_that_are_not_there)
 {
     struct device *dev;
