@@ -419,6 +419,18 @@ static enum klein_status run_job(struct generation *g, struct cached_plan *plan,
     return KLEIN_OK;
 }
 
+/* What was asked for and is not done. */
+static void warn_no_graph(struct generation *g)
+{
+    const struct device *dev = g->k->device;
+    if (g->request->graph != KLEIN_GRAPH_REQUEST) return;
+    if (!dev->graphs)
+        warn(g->result, "the request is not one graph: %s runs op by op%s", dev->name,
+             dev->place ? " with KLEIN_SYNC" : "");
+    else if (g->settled.images > 1)
+        warn(g->result, "the request is not one graph: several images are made by graphs of stages");
+}
+
 static enum klein_status generate(struct generation *g, struct klein_error *err)
 {
     const struct klein_request *q = g->request;
@@ -436,6 +448,7 @@ static enum klein_status generate(struct generation *g, struct klein_error *err)
 
     if (g->k->warning.message[0]) warn(result, "%s", g->k->warning.message);
     g->k->warning = (struct klein_error){0};
+    warn_no_graph(g);
 
     struct cached_plan *plan;
     TRY(find_plan(g, &plan, err));

@@ -52,15 +52,18 @@ static struct size_text {
     return s;
 }
 
-/* What is taken, by part. */
+/* What is taken, by part; when the model is opened nothing is known of working memory yet. */
 static struct need_text {
     char text[160];
 } need_text(const struct memory_need *n)
 {
     struct need_text s;
-    snprintf(s.text, sizeof s.text, "text encoder %s, transformer %s, VAE %s, working memory %s",
-             size_text(n->weights[PART_TEXT]).text, size_text(n->weights[PART_TRANSFORMER]).text,
-             size_text(n->weights[PART_VAE]).text, size_text(n->arena).text);
+    int used = snprintf(s.text, sizeof s.text, "text encoder %s, transformer %s, VAE %s",
+                        size_text(n->weights[PART_TEXT]).text, size_text(n->weights[PART_TRANSFORMER]).text,
+                        size_text(n->weights[PART_VAE]).text);
+    if (n->arena)
+        snprintf(s.text + used, sizeof s.text - (size_t)used, ", working memory %s",
+                 size_text(n->arena).text);
     return s;
 }
 

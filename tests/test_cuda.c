@@ -285,6 +285,29 @@ Test(cuda, sixteen_plans_at_most)
     cr_assert(!c.plans);
 }
 
+/* Who asks for one graph and gets something else is told so. */
+Test(cuda, what_is_not_one_graph_says_so)
+{
+    static const char *const says[] = {"", "several images are made by graphs of stages",
+                                       "soft runs op by op with KLEIN_SYNC"};
+    for (int i = 0; i < 3; i++) {
+        struct klein_result result;
+        struct klein_request q = small(1);
+        q.steps = q.guidance = 1;
+        q.width = q.height = 16;
+        q.graph = KLEIN_GRAPH_REQUEST;
+        q.images = i == 1 ? 2 : 1;
+        if (i == 2) setenv("KLEIN_SYNC", "1", 1);
+        set_up(0);
+        struct klein *k = open_base();
+        OK(klein_generate(k, &q, &result, &err));
+        cr_assert(*says[i] ? strstr(result.warning, says[i]) != NULL : !*result.warning, "\"%s\"",
+                  result.warning);
+        klein_result_free(&result);
+        klein_close(k);
+    }
+}
+
 Test(cuda, devices_that_are_not_there)
 {
     struct device *dev;
@@ -378,4 +401,5 @@ Test(cuda, weights_that_do_not_fit)
     struct klein_open_options o = {
         .size = sizeof o, .model = KLEIN_SOURCE_DIR "/weights/nano", .device = "soft"};
     FAILS(klein_open(&o, &k, &err), KLEIN_E_NO_MEMORY, "are free");
+    cr_assert(!strstr(err.message, "working memory"), "it is not known yet: %s", err.message);
 }
