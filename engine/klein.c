@@ -161,22 +161,46 @@ static enum klein_status check_gpus(const struct klein_open_options *o, struct k
     return KLEIN_OK;
 }
 
+/* One member of a group on its way. */
+struct opening {
+    const struct klein_open_options *options;
+    char device[32];
+    struct klein *k;
+    struct klein_error err;
+    pthread_t thread;
+    int started;
+};
+
+static void *open_member(void *user)
+{
+    struct opening *o = user;
+    open_one(o->options, o->device, &o->k, &o->err);
+    return NULL;
+}
+
+/* Side by side: each card loads all weights. If several fail the first one's error is that of all. */
 static enum klein_status open_several(const struct klein_open_options *o, struct klein **out,
                                       struct klein_error *err)
 {
+    struct opening opening[GROUP_MAX];
     struct klein *members[GROUP_MAX];
-    enum klein_status status = KLEIN_OK;
-    int n = 0;
+    const int n = o->n_gpus;
     TRY(check_gpus(o, err));
-    for (; n < o->n_gpus && status == KLEIN_OK; n++) {
-        char device[32];
-        snprintf(device, sizeof device, "%s:%d", o->device ? o->device : "cuda", o->gpus[n]);
-        status = open_one(o, device, &members[n], err);
-        if (status != KLEIN_OK) break;
+    for (int i = 0; i < n; i++) {
+        struct opening *m = &opening[i];
+        *m = (struct opening){.options = o};
+        snprintf(m->device, sizeof m->device, "%s:%d", o->device ? o->device : "cuda", o->gpus[i]);
+        m->started = i + 1 < n && !pthread_create(&m->thread, NULL, open_member, m);
+        if (!m->started) open_member(m); /* the last one, or there are no more threads */
     }
-    if (status == KLEIN_OK) return group_open(members, n, o->parallel, out, err);
-    while (n) klein_close(members[--n]);
-    return status;
+    for (int i = 0; i < n; i++) {
+        if (opening[i].started) pthread_join(opening[i].thread, NULL);
+        members[i] = opening[i].k;
+        if (err->status == KLEIN_OK) *err = opening[i].err;
+    }
+    if (err->status == KLEIN_OK) return group_open(members, n, o->parallel, out, err);
+    for (int i = n; i--;) klein_close(members[i]);
+    return err->status;
 }
 
 EXPORT enum klein_status klein_open(const struct klein_open_options *options, struct klein **out,

@@ -251,6 +251,9 @@ Test(group, refusals)
     struct klein_open_options o = nano_options(2, KLEIN_PARALLEL_ULYSSES);
     o.gpus = (int[]){1, 1};
     FAILS(klein_open(&o, &k, &err), KLEIN_E_USAGE, "named twice");
+    o = nano_options(3, KLEIN_PARALLEL_REPLICA);
+    o.gpus = (int[]){0, 6, 5}; /* opened side by side: the first error */
+    FAILS(klein_open(&o, &k, &err), KLEIN_E_NO_DEVICE, "6");
     o = nano_options(2, KLEIN_PARALLEL_ULYSSES);
     o.device = "cpu";
     FAILS(klein_open(&o, &k, &err), KLEIN_E_USAGE, "cuda or soft");
