@@ -31,6 +31,8 @@ struct klein {
         double files, device, weights, tokenizer, plan;
     } times;
     struct klein_error warning; /* of opening; said with the first result */
+    char no_gpu
+        [KLEIN_MESSAGE_MAX]; /* "auto" took the processor: why not the GPU that is there; "" otherwise */
 };
 
 /* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on

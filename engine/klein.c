@@ -25,22 +25,37 @@ static enum klein_status read_options(const struct klein_open_options *from, str
 /* Room that a card must have beside the weights for "auto" to take it: for a picture. */
 #define PICTURE_ROOM ((size_t)1 << 30)
 
-int context_can_hold(const struct klein *k, size_t bytes, int fp8)
+static size_t room_needed(const struct klein *k, int fp8)
 {
     struct memory_need n;
     memory_of_weights(k->checkpoint, DT_BF16, fp8, &n);
     n.arena = PICTURE_ROOM;
-    return memory_in_turns(&n) <= bytes;
+    return memory_in_turns(&n);
 }
 
-/* "auto": a GPU that can hold the model, else the processor. */
+int context_can_hold(const struct klein *k, size_t bytes, int fp8)
+{
+    return room_needed(k, fp8) <= bytes;
+}
+
+/* "auto": a GPU that can hold the model, else the processor; with the reason, unless there is no GPU. */
 static enum klein_status open_best(struct klein *k, const struct device_options *options,
                                    struct klein_error *err)
 {
-    struct klein_error none = {0};
-    if (device_open("cuda", options, &k->device, &none) == KLEIN_OK) {
-        if (context_can_hold(k, k->device->available(k->device), k->fp8)) return KLEIN_OK;
+    struct klein_error why = {0};
+    struct cuda_facts gpu;
+    if (device_open("cuda", options, &k->device, &why) == KLEIN_OK) {
+        const size_t room = k->device->available(k->device);
+        if (context_can_hold(k, room, k->fp8)) return KLEIN_OK;
+        cuda_facts(k->device, &gpu);
+        snprintf(k->no_gpu, sizeof k->no_gpu,
+                 "GPU 0 is not used: %s has %.2f GiB free, the weights and a picture need %.2f GiB", gpu.name,
+                 (double)room / 0x1p30, (double)room_needed(k, k->fp8) / 0x1p30);
         device_close(k->device);
+    } else if (why.status != KLEIN_E_NO_DEVICE) {
+        char *advice = strstr(why.message, "; use --device cpu"); /* which is what happens */
+        if (advice) *advice = 0;
+        snprintf(k->no_gpu, sizeof k->no_gpu, "GPU 0 is not used: %.900s", why.message);
     }
     return device_open("cpu", options, &k->device, err);
 }
@@ -330,6 +345,7 @@ EXPORT void klein_model_info(const struct klein *k, struct klein_model_info *inf
         .default_guidance = c->default_guidance,
         .text_length = c->text_length,
         .text_width = c->dit.text_width,
+        .no_gpu = *k->no_gpu ? k->no_gpu : NULL,
     };
     struct checkpoint_entry e;
     for (int i = 0; checkpoint_entries(k->checkpoint, i, &e); i++) {

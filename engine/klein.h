@@ -57,7 +57,7 @@ struct klein_open_options {
     const char *vae;
     const char *
         device; /* "cpu"; "cuda" or "cuda:1", an NVIDIA GPU; "soft", the GPU's code on the host, slow; "ref". NULL or "auto": a GPU
-                           that can hold the model, else the processor */
+                           that can hold the model, else the processor (klein_model_info.no_gpu) */
     int threads; /* 0: all */
     enum klein_dtype dtype;
     enum klein_variant variant;
@@ -203,6 +203,8 @@ struct klein_model_info {
     float default_guidance;
     int text_length, text_width;
     const char *precision; /* of the products of the transformer's blocks: "fp8", or as dtype */
+    const char
+        *no_gpu; /* why "auto" took the processor though there is a GPU, or a driver that fails; else NULL */
 };
 void klein_model_info(const struct klein *k, struct klein_model_info *info);
 

@@ -138,6 +138,13 @@ static enum klein_status read_gpus(const char *list, int *gpus, int *n, struct k
     return fail(err, KLEIN_E_USAGE, "--gpus %s: up to %d numbers of GPUs, as in 0,1,2,3", list, GPUS_MAX);
 }
 
+void model_note_device(const struct klein *k)
+{
+    struct klein_model_info info;
+    klein_model_info(k, &info);
+    if (info.no_gpu) message(MESSAGE_NOTE, "on the %s: %s", info.device, info.no_gpu);
+}
+
 enum klein_status model_open(const struct model_settings *m, const struct device_settings *d, int quiet,
                              struct klein **out, struct klein_error *err)
 {
@@ -162,5 +169,7 @@ enum klein_status model_open(const struct model_settings *m, const struct device
                 "using the demo model %s, a toy that knows one small world; the official one: "
                 "tools/download klein-4b, then -m FLUX.2-klein-4B",
                 options.model);
-    return klein_open(&options, out, err);
+    TRY(klein_open(&options, out, err));
+    if (!quiet) model_note_device(*out);
+    return KLEIN_OK;
 }

@@ -38,7 +38,9 @@ const char *model_demo(void);
  * if there is none. */
 enum klein_status model_choose(const struct model_settings *m, struct klein_open_options *out, int *demo,
                                struct klein_error *err);
-/* The same and the device's options; says so when it is the demo checkpoint, unless quiet. */
+/* Says why it is not on the GPU where that was to be expected. */
+void model_note_device(const struct klein *k);
+/* The same and the device's options; says so when it is the demo checkpoint, and model_note_device, unless quiet. */
 enum klein_status model_open(const struct model_settings *m, const struct device_settings *d, int quiet,
                              struct klein **out, struct klein_error *err);
 

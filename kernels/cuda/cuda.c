@@ -210,6 +210,7 @@ static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal,
         return fail(err, KLEIN_E_UNSUPPORTED,
                     "%s has compute capability %d.%d: klein needs 8.0 (Ampere) or later; use --device cpu",
                     g->name, g->arch / 10, g->arch % 10);
+    TRY(gpu_check_kernels(g, err));
     cuda->base.memory = g->memory;
     cuda->base.e4m3 = g->arch >= 89;
     cuda->base.e4m3_groups = g->arch == 90; /* by wgmma; sm_100 and sm_120 run kernels of sm_89 */

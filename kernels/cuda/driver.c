@@ -18,7 +18,7 @@ static enum klein_status fill(struct driver *d, const char *file, struct klein_e
     for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
         void *entry = dlsym(d->library, entries[i].symbol);
         if (!entry)
-            return fail(err, KLEIN_E_NO_DEVICE,
+            return fail(err, KLEIN_E_UNSUPPORTED,
                         "%s has no %s: the driver is too old; klein needs one for CUDA 12 or later", file,
                         entries[i].symbol);
         memcpy((char *)d + entries[i].offset, &entry, sizeof entry);
@@ -64,13 +64,14 @@ enum klein_status driver_open(int soft, struct driver *out, struct klein_error *
             void *report = dlsym(d.library, "softgpu_report");
             memcpy(&d.report, &report, sizeof report);
         }
+        d.soft_images = soft || dlsym(d.library, "klein_soft_images");
         int count = 0;
         CUresult r = d.Init(0);
         if (r == CUDA_SUCCESS) r = d.DriverGetVersion(&d.version);
         if (r == CUDA_SUCCESS) r = d.DeviceGetCount(&count);
         if (r != CUDA_SUCCESS || !count)
-            status = fail(err, KLEIN_E_NO_DEVICE, "%s finds no usable GPU: %s", file,
-                          r ? driver_error(&d, r) : "0 devices");
+            status = fail(err, r && r != CUDA_ERROR_NO_DEVICE ? KLEIN_E_UNSUPPORTED : KLEIN_E_NO_DEVICE,
+                          "%s finds no usable GPU: %s", file, r ? driver_error(&d, r) : "0 devices");
     }
     if (status != KLEIN_OK) {
         dlclose(d.library);

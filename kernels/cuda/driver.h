@@ -9,13 +9,15 @@
 struct driver {
     void *library;
     int soft, version; /* version as in 12040 for 12.4 */
+    int soft_images; /* it runs what a build without nvcc has: the soft GPU, and tests/driver/cuda_standin.c, which says so */
 #define X(name, symbol, parameters) CUresult(*name) parameters;
     KLEIN_DRIVER_ENTRIES(X)
 #undef X
     const char *(*report)(void); /* soft GPU: the paragraph about its last fault; NULL otherwise */
 };
 
-/* Opens and initialises the driver. KLEIN_E_NO_DEVICE: no driver or no device, with the reason. Close with driver_close. */
+/* Opens and initialises the driver. KLEIN_E_NO_DEVICE: no driver or no device; KLEIN_E_UNSUPPORTED: a driver that is too old or does not
+ * start; with the reason. Close with driver_close. */
 enum klein_status driver_open(int soft, struct driver *out, struct klein_error *err);
 void driver_close(struct driver *d);
 

@@ -27,13 +27,19 @@ enum klein_status gpu_check(struct gpu *g, CUresult result, const char *what, st
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 
+/* A build without nvcc has but the names of what it would have built. */
+static int is_soft_image(const struct kernel_module *m)
+{
+    static const char soft_only[] = "klein soft image: ";
+    return !memcmp(m->image, soft_only, sizeof soft_only - 1);
+}
+
 static enum klein_status load_module(struct gpu *g, const struct kernel_module *m, struct klein_error *err)
 {
     if (g->module_count == GPU_MODULES_MAX)
         return fail(err, KLEIN_E_INTERNAL, "more than %d kernel modules", GPU_MODULES_MAX);
     CUmodule handle = NULL;
-    static const char soft_only[] = "klein soft image: ";
-    if (g->cu->soft || memcmp(m->image, soft_only, sizeof soft_only - 1)) {
+    if (g->cu->soft_images || !is_soft_image(m)) {
         CUresult r = g->cu->ModuleLoadData(&handle, m->image);
         if (r == CUDA_ERROR_NO_BINARY_FOR_GPU || r == CUDA_ERROR_UNSUPPORTED_PTX_VERSION ||
             r == CUDA_ERROR_INVALID_PTX)
@@ -50,6 +56,23 @@ enum klein_status gpu_add_modules(struct gpu *g, const struct kernel_module *mod
 {
     for (; modules->name; modules++) TRY(load_module(g, modules, err));
     return KLEIN_OK;
+}
+
+enum klein_status gpu_check_kernels(const struct gpu *g, struct klein_error *err)
+{
+    for (int i = 0; i < g->module_count; i++)
+        if (g->modules[i].handle) return KLEIN_OK;
+    if (is_soft_image(kernel_modules))
+        return fail(
+            err, KLEIN_E_UNSUPPORTED,
+            "this build of klein has no kernels for %s (sm_%d): it was made without nvcc; install the CUDA "
+            "toolkit and build klein again; use --device cpu until then",
+            g->name, g->arch);
+    return fail(
+        err, KLEIN_E_UNSUPPORTED,
+        "this build of klein has no kernels for %s (sm_%d) with this driver (CUDA %d.%d): update the driver; "
+        "use --device cpu until then",
+        g->name, g->arch, g->cu->version / 1000, g->cu->version % 1000 / 10);
 }
 
 static enum klein_status attribute(struct gpu *g, CUdevice_attribute a, int *value, struct klein_error *err)

@@ -67,6 +67,9 @@ enum klein_status gpu_bind(struct gpu *g,
 enum klein_status gpu_add_modules(struct gpu *g, const struct kernel_module *modules,
                                   struct klein_error *err);
 
+/* KLEIN_E_UNSUPPORTED, saying what to do, if no module runs on g. */
+enum klein_status gpu_check_kernels(const struct gpu *g, struct klein_error *err);
+
 /* Names what is about to run, for messages: gpu_op(g, "linear", "768x3072 @ 9216"). */
 void gpu_op(struct gpu *g, const char *op, const char *shape);
 /* Turns the result of driver call `what` into a status with message; KLEIN_OK for CUDA_SUCCESS. */

@@ -29,9 +29,8 @@ static enum klein_status find(struct gpu *g, const char *kernel, int *out, struc
     int m = module_of(g, kernel);
     if (m < 0) return fail(err, KLEIN_E_INTERNAL, "kernel %s: no module of that name", kernel);
     if (!g->modules[m].handle)
-        return fail(err, KLEIN_E_UNSUPPORTED, "kernel %s is built for %s; none of these runs on %s (sm_%d)%s",
-                    kernel, g->modules[m].module->builds, g->name, g->arch,
-                    g->cu->soft ? "" : ", or this build of klein was made without nvcc");
+        return fail(err, KLEIN_E_UNSUPPORTED, "kernel %s is built for %s; none of these runs on %s (sm_%d)",
+                    kernel, g->modules[m].module->builds, g->name, g->arch);
     if (g->function_count == GPU_FUNCTIONS_MAX)
         return fail(err, KLEIN_E_INTERNAL, "more than %d kernels in use", GPU_FUNCTIONS_MAX);
     CUfunction handle;

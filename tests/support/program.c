@@ -86,6 +86,13 @@ struct outcome program_run(const char *input, const char *const *argv)
     return o;
 }
 
+void program_card(const char *chip, const char *name)
+{
+    setenv("LD_LIBRARY_PATH", KLEIN_BINARY_DIR "/tests/driver", 1);
+    setenv("KLEIN_SOFT", chip, 1);
+    if (name) setenv("KLEIN_STANDIN_NAME", name, 1);
+}
+
 struct outcome program_on_terminal(int columns, const char *const *argv)
 {
     static char seen[1 << 16];

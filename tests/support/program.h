@@ -20,7 +20,11 @@ struct outcome {
 #define RUN_WITH(input, ...) program_run(input, (const char *const[]){"klein", __VA_ARGS__, NULL})
 struct outcome program_run(const char *input, const char *const *argv);
 
-/* The same with standard output and error on a new terminal of `columns`: out has all that appeared there, err is empty. */
+/* From now on programs of this test find an NVIDIA driver with cards of that chip ("sm_90a", "sm_90a:2"), called `name` if not NULL: the soft
+ * GPU (driver/cuda_standin.c, which says what else it can be). */
+void program_card(const char *chip, const char *name);
+
+/* RUN with standard output and error on a new terminal of `columns`: out has all that appeared there, err is empty. */
 #define RUN_ON_TERMINAL(columns, ...)                                                                        \
     program_on_terminal(columns, (const char *const[]){"klein", __VA_ARGS__, NULL})
 struct outcome program_on_terminal(int columns, const char *const *argv);

@@ -1,0 +1,79 @@
+/* The command line with an NVIDIA driver, for which the soft GPU stands in (driver/cuda_standin.c). 10 s. */
+#include "support/program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PICTURE "generate", "a cat", "-m", GOLDEN_MODEL("tiny"), "--size", "32x32", "-s", "1", "-o", "x.png"
+
+TestSuite(cli_gpu, .disabled = SANITIZED);
+
+static void made_on(const char *device, const char *note)
+{
+    struct outcome o = OK_RUN(PICTURE, "--json");
+    json_t *json = program_json(o);
+    const char *said = strstr(o.err, "klein: on the cpu: ");
+    cr_assert_str_eq(json_string_value(json_object_get(json, "device")), device);
+    cr_assert(note ? said && strstr(said, note) : !said, "said \"%s\"", o.err);
+    cr_assert(!said || !strstr(said + 1, "klein: "), "more than one note: %s", o.err);
+    json_decref(json);
+}
+
+static int cuda_is_default(void)
+{
+    struct outcome o = OK_RUN("devices");
+    const char *cuda = strstr(o.out, "\ncuda "), *standard = strstr(o.out, " (default)");
+    cr_assert(cuda && standard, "%s", o.out);
+    const int is = standard > cuda && standard < strchr(cuda + 1, '\n');
+    cr_assert(is || standard < cuda, "%s", o.out); /* the processor's line is the first */
+    return is;
+}
+
+/* "auto" takes a card that fits, else the processor and says why, with what to do; asked for, such a card is an error. */
+Test(cli_gpu, auto_takes_a_card_that_fits)
+{
+    program_card("sm_90a", NULL);
+    made_on("cuda", NULL);
+    cr_assert(cuda_is_default());
+}
+
+Test(cli_gpu, auto_and_a_card_that_is_too_old)
+{
+    program_card("sm_75", "NVIDIA TITAN RTX");
+    made_on("cpu", "GPU 0 is not used: NVIDIA TITAN RTX has compute capability 7.5: klein needs 8.0 (Ampere) "
+                   "or later\n");
+    cr_assert(!cuda_is_default());
+    SAYS(RUN(PICTURE, "--device", "cuda"), 1, "use --device cpu");
+}
+
+Test(cli_gpu, auto_and_a_card_that_is_too_small)
+{
+    program_card("sm_90a", "NVIDIA Small");
+    setenv("KLEIN_SOFT_MEMORY", "1024", 1);
+    made_on("cpu",
+            "GPU 0 is not used: NVIDIA Small has 0.94 GiB free, the weights and a picture need 1.02 GiB\n");
+    cr_assert(cuda_is_default()); /* other models fit */
+    setenv("KLEIN_SOFT_MEMORY", "32", 1);
+    made_on("cpu", "GPU 0 is not used: NVIDIA Small: 64 MiB asked for");
+    cr_assert(!cuda_is_default());
+}
+
+Test(cli_gpu, auto_and_a_build_without_kernels)
+{
+    program_card("sm_90a", "NVIDIA H100 80GB HBM3");
+    setenv("KLEIN_STANDIN", "bare", 1);
+    made_on("cpu",
+            "GPU 0 is not used: this build of klein has no kernels for NVIDIA H100 80GB HBM3 (sm_90): ");
+    cr_assert(!cuda_is_default());
+    SAYS(RUN(PICTURE, "--device", "cuda"), 1, "this build of klein has no kernels for");
+}
+
+/* A driver that fails is worth a word, none is not. */
+Test(cli_gpu, auto_and_the_driver)
+{
+    struct outcome o = OK_RUN("devices");
+    if (strstr(o.out, "no NVIDIA driver")) made_on("cpu", NULL);
+    program_card("sm_90a", NULL);
+    setenv("KLEIN_STANDIN", "mute", 1);
+    made_on("cpu", "GPU 0 is not used: libcuda.so.1 finds no usable GPU: ");
+}
