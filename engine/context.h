@@ -40,6 +40,12 @@ struct klein {
 enum klein_status context_open(struct checkpoint *checkpoint, const struct klein_open_options *options,
                                struct klein **out, struct klein_error *err);
 
+/* Opens one context per GPU of options->gpus, each by `open` on the device that its options name, and makes a group of them (group.h). */
+typedef enum klein_status context_opener(void *user, const struct klein_open_options *options,
+                                         struct klein **out, struct klein_error *err);
+enum klein_status context_open_several(const struct klein_open_options *options, context_opener *open,
+                                       void *user, struct klein **out, struct klein_error *err);
+
 /* Whether a GPU with that many bytes can hold the model and make a picture with it. */
 int context_can_hold(const struct klein *k, size_t bytes, int fp8);
 

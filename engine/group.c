@@ -68,11 +68,19 @@ enum klein_status group_open(struct klein *const *members, int n, enum klein_par
     g->parallel = parallel;
     g->size = n;
     memcpy(g->member, members, sizeof *members * (size_t)n);
+    for (int i = 0; i < n; i++) g->gpus[i] = devices[i]->number;
     pthread_mutex_init(&g->lock, NULL);
     pthread_cond_init(&g->changed, NULL);
     share_out(g);
     *out = members[0];
     return KLEIN_OK;
+}
+
+void group_info(const struct group *g, struct klein_model_info *info)
+{
+    info->gpus = g->gpus;
+    info->n_gpus = g->size;
+    info->parallel = names[g->parallel];
 }
 
 /* Its devices work on one picture, each waiting for the others. */

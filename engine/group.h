@@ -17,6 +17,7 @@
 struct group {
     enum klein_parallel parallel;
     int size;
+    int gpus[GROUP_MAX];             /* their numbers */
     struct klein *member[GROUP_MAX]; /* by rank; [0] is the user's context and owns the group */
 
     /* Of the request that runs. */
@@ -35,6 +36,7 @@ struct group {
 enum klein_status group_open(struct klein *const *members, int n, enum klein_parallel parallel,
                              struct klein **out, struct klein_error *err);
 void group_close(struct group *g);
+void group_info(const struct group *g, struct klein_model_info *info); /* what info says of a group */
 
 enum klein_status group_generate(struct group *g, const struct klein_request *request, op_observer *observer,
                                  void *observer_user, struct klein_result *result, struct klein_error *err);

@@ -136,11 +136,10 @@ enum klein_status context_open(struct checkpoint *checkpoint, const struct klein
     return KLEIN_OK;
 }
 
-static enum klein_status open_one(const struct klein_open_options *o, const char *device, struct klein **out,
-                                  struct klein_error *err)
+static enum klein_status open_files(void *unused, const struct klein_open_options *o, struct klein **out,
+                                    struct klein_error *err)
 {
     struct checkpoint *checkpoint;
-    struct klein_open_options options = *o;
     struct checkpoint_paths paths = {.model = o->model,
                                      .transformer = o->transformer,
                                      .text_encoder = o->text_encoder,
@@ -155,9 +154,8 @@ static enum klein_status open_one(const struct klein_open_options *o, const char
                     "beside the text encoder",
                     o->model ? o->model : o->text_encoder);
     }
-    options.device = device;
     const double files = clock_seconds() - begin;
-    TRY(context_open(checkpoint, &options, out, err));
+    TRY(context_open(checkpoint, o, out, err));
     (*out)->times.files = files;
     return KLEIN_OK;
 }
@@ -178,8 +176,10 @@ static enum klein_status check_gpus(const struct klein_open_options *o, struct k
 
 /* One member of a group on its way. */
 struct opening {
-    const struct klein_open_options *options;
+    struct klein_open_options options; /* its device is `device` */
     char device[32];
+    context_opener *open;
+    void *user;
     struct klein *k;
     struct klein_error err;
     pthread_t thread;
@@ -189,32 +189,35 @@ struct opening {
 static void *open_member(void *user)
 {
     struct opening *o = user;
-    open_one(o->options, o->device, &o->k, &o->err);
+    if (o->open(o->user, &o->options, &o->k, &o->err) != KLEIN_OK) o->k = NULL;
     return NULL;
 }
 
 /* Side by side: each card loads all weights. If several fail the first one's error is that of all. */
-static enum klein_status open_several(const struct klein_open_options *o, struct klein **out,
-                                      struct klein_error *err)
+enum klein_status context_open_several(const struct klein_open_options *o, context_opener *open, void *user,
+                                       struct klein **out, struct klein_error *err)
 {
     struct opening opening[GROUP_MAX];
     struct klein *members[GROUP_MAX];
+    const struct opening *failed = NULL;
     const int n = o->n_gpus;
     TRY(check_gpus(o, err));
     for (int i = 0; i < n; i++) {
         struct opening *m = &opening[i];
-        *m = (struct opening){.options = o};
+        *m = (struct opening){.options = *o, .open = open, .user = user};
         snprintf(m->device, sizeof m->device, "%s:%d", o->device ? o->device : "cuda", o->gpus[i]);
+        m->options.device = m->device;
         m->started = i + 1 < n && !pthread_create(&m->thread, NULL, open_member, m);
         if (!m->started) open_member(m); /* the last one, or there are no more threads */
     }
     for (int i = 0; i < n; i++) {
         if (opening[i].started) pthread_join(opening[i].thread, NULL);
         members[i] = opening[i].k;
-        if (err->status == KLEIN_OK) *err = opening[i].err;
+        if (!failed && !members[i]) failed = &opening[i];
     }
-    if (err->status == KLEIN_OK) return group_open(members, n, o->parallel, out, err);
+    if (!failed) return group_open(members, n, o->parallel, out, err);
     for (int i = n; i--;) klein_close(members[i]);
+    *err = failed->err;
     return err->status;
 }
 
@@ -228,7 +231,7 @@ EXPORT enum klein_status klein_open(const struct klein_open_options *options, st
     if (!o.model && !(o.transformer && o.text_encoder && o.vae))
         return fail(err, KLEIN_E_USAGE,
                     "no model: give its folder, or transformer, text encoder and VAE one by one");
-    return o.n_gpus ? open_several(&o, out, err) : open_one(&o, o.device, out, err);
+    return o.n_gpus ? context_open_several(&o, open_files, NULL, out, err) : open_files(NULL, &o, out, err);
 }
 
 EXPORT void klein_close(struct klein *k)
@@ -347,6 +350,7 @@ EXPORT void klein_model_info(const struct klein *k, struct klein_model_info *inf
         .text_width = c->dit.text_width,
         .no_gpu = *k->no_gpu ? k->no_gpu : NULL,
     };
+    if (k->group) group_info(k->group, info);
     struct checkpoint_entry e;
     for (int i = 0; checkpoint_entries(k->checkpoint, i, &e); i++) {
         uint64_t n = 1;

@@ -70,8 +70,8 @@ struct klein_open_options {
     enum klein_parallel parallel;
 };
 
-/* Maps the weights and checks every tensor it will use; reads none of their data yet. *out is NULL on
- * failure. */
+/* Maps the weights and checks every tensor it will use. On a processor it reads none of their data yet; on a GPU it reads all of them and
+ * places them in its memory (where they fit only in turns, each request does). *out is NULL on failure. */
 enum klein_status klein_open(const struct klein_open_options *options, struct klein **out,
                              struct klein_error *err);
 /* NULL allowed. Submitted requests that have not ended are cancelled, and their klein_done called, before it returns: klein_wait(k, 0)
@@ -205,6 +205,9 @@ struct klein_model_info {
     const char *precision; /* of the products of the transformer's blocks: "fp8", or as dtype */
     const char
         *no_gpu; /* why "auto" took the processor though there is a GPU, or a driver that fails; else NULL */
+    const int *gpus; /* the numbers of the n_gpus GPUs that work together; NULL: one device */
+    int n_gpus;
+    const char *parallel; /* how they do: "ulysses", "cfg", "replica"; NULL: one device */
 };
 void klein_model_info(const struct klein *k, struct klein_model_info *info);
 

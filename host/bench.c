@@ -1,6 +1,7 @@
 #include "bench.h"
 #include "table.h"
 
+#include "../engine/group.h"
 #include "../kernels/cpu/cpu.h"
 #include "../kernels/cuda/cuda.h"
 
@@ -14,13 +15,15 @@ enum klein_status peak_find(struct klein *k, struct peak *out, struct klein_erro
 {
     struct cuda_facts gpu;
     struct device *cpu;
-    *out = (struct peak){0};
+    *out = (struct peak){.cards = k->group ? k->group->size : 1};
     if (cuda_facts(k->device, &gpu)) {
         out->soft = gpu.soft;
         out->gpu = gpu.soft ? NULL : gpu_spec_of(gpu.name, gpu.multiprocessors);
         if (!out->gpu) return KLEIN_OK;
         out->bytes = out->gpu->memory;
-        if (k->act == DT_BF16) out->flops = out->gpu->bf16 * out->gpu->multiprocessors * out->gpu->clock;
+        const double cycles = out->gpu->multiprocessors * out->gpu->clock;
+        if (k->act == DT_BF16) out->flops = out->gpu->bf16 * cycles;
+        if (k->fp8) out->fp8 = out->gpu->e4m3 * cycles;
         return KLEIN_OK;
     }
     TRY(device_open("cpu", &(struct device_options){.threads = k->device->threads}, &cpu, err));
@@ -33,19 +36,31 @@ void peak_print(const struct peak *p)
 {
     if (p->soft)
         puts("soft GPU: executed on the host, times mean nothing");
-    else if (p->gpu)
-        printf("peaks of %s by its data sheet: %.1f TFLOP/s in BF16, %.2f TB/s\n", p->gpu->title,
-               p->gpu->bf16 * p->gpu->multiprocessors * p->gpu->clock / 1e12, p->gpu->memory / 1e12);
-    else if (p->flops > 0)
+    else if (p->gpu) {
+        printf("peaks of %s by its data sheet: %.1f TFLOP/s in BF16, ", p->gpu->title,
+               p->gpu->bf16 * p->gpu->multiprocessors * p->gpu->clock / 1e12);
+        if (p->fp8 > 0) printf("%.1f in FP8 (the products of the denoiser's blocks), ", p->fp8 / 1e12);
+        printf("%.2f TB/s%s\n", p->gpu->memory / 1e12,
+               p->cards > 1 ? ", of each card; stages against all cards'" : "");
+    } else if (p->flops > 0)
         printf("peak of this processor, just measured: %.4f TFLOP/s\n", p->flops / 1e12);
     else
         puts("klein has no figures of this GPU: no shares of its peaks");
 }
 
-double peak_share(const struct peak *p, double flops, double bytes, double seconds)
+double peak_seconds(const struct peak *p, enum klein_stage stage, enum op_id op, const struct op_cost *cost)
 {
-    if (!(p->flops > 0) || !(seconds > 0)) return NAN;
-    return fmax(flops / p->flops, p->bytes > 0 ? bytes / p->bytes : 0) / seconds;
+    const int in_blocks = op == OP_linear && cost->epilogue >= LINEAR_RESIDUAL; /* as in predict.h */
+    const double flops = p->fp8 > 0 && stage == KLEIN_STAGE_DENOISE && in_blocks ? p->fp8 : p->flops;
+    return flops > 0 ? cost->flops / flops : NAN;
+}
+
+/* The time that the peaks allow for an op over its own. */
+static double share_of(const struct op_row *o, const struct peak *p, double seconds)
+{
+    const double least = peak_seconds(p, o->stage, o->op, &o->cost);
+    if (!isfinite(least) || !(seconds > 0)) return NAN;
+    return fmax(least, p->bytes > 0 ? o->cost.bytes / p->bytes : 0) / seconds;
 }
 
 /* --- operations ------------------------------------------------------------------------------------------ */
@@ -130,7 +145,7 @@ static double quantile(const struct op_row *o, double q)
 
 static void op_cells(struct table *t, const struct op_row *o, const struct peak *p, int runs)
 {
-    double median = quantile(o, 0.5), share = peak_share(p, o->cost.flops, o->cost.bytes, median);
+    double median = quantile(o, 0.5), share = share_of(o, p, median);
     table_cell(t, "%s", klein_stage_name(o->stage));
     table_cell(t, "%s", op_name(o->op));
     table_cell(t, "%d", o->calls / runs);
@@ -167,7 +182,7 @@ json_t *op_rows_json(const struct op_rows *rows, const struct peak *p, int runs)
     json_t *list = json_array();
     for (int i = 0; i < rows->n; i++) {
         const struct op_row *o = &rows->row[i];
-        double share = peak_share(p, o->cost.flops, o->cost.bytes, quantile(o, 0.5));
+        double share = share_of(o, p, quantile(o, 0.5));
         json_t *row = json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "stage",
                                 klein_stage_name(o->stage), "op", op_name(o->op), "shape", o->cost.shape,
                                 "calls", o->calls / runs, "seconds", o->total / runs, "median",

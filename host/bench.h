@@ -7,9 +7,11 @@
 #include <jansson.h>
 #include <stdio.h>
 
-/* What the device could do at most. */
+/* What the device could do at most, each card of several. */
 struct peak {
     double flops;               /* FLOP/s in the activations' dtype; 0: not known */
+    double fp8;                 /* of the products of the denoiser's blocks where they are in FP8; else 0 */
+    int cards;                  /* that share the request */
     double bytes;               /* bytes/s of its memory; 0: not known */
     const struct gpu_spec *gpu; /* quoted from a data sheet; NULL: measured on this processor, or not known */
     int soft;                   /* the soft GPU: times mean nothing, nothing is compared with them */
@@ -17,8 +19,8 @@ struct peak {
 /* Measures the processor for devices that compute on it; looks up figures of a GPU by its name. */
 enum klein_status peak_find(struct klein *k, struct peak *out, struct klein_error *err);
 void peak_print(const struct peak *p);
-/* The time the peaks allow for that work over `seconds`; NAN if that is not known. */
-double peak_share(const struct peak *p, double flops, double bytes, double seconds);
+/* The seconds that a card's peak of FLOP/s allows for the products of an op; NAN if that is not known. */
+double peak_seconds(const struct peak *p, enum klein_stage stage, enum op_id op, const struct op_cost *cost);
 
 /* One kind of operation: the same op with the same shape in the same stage. */
 struct op_row {

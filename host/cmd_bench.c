@@ -2,6 +2,7 @@
 #include "bench.h"
 #include "bench_cold.h"
 #include "commands.h"
+#include "report.h"
 #include "shared_options.h"
 #include "signals.h"
 #include "table.h"
@@ -28,7 +29,8 @@ struct bench {
     struct klein_model_info model;
     struct klein_image references[KLEIN_MAX_REFERENCES];
     struct klein_request request;
-    struct plan plan;
+    struct plan plan; /* of all of the request */
+    size_t arena;
     int runs, warm_up;
     double first;    /* seconds of the first run, which loads kernels and takes memory */
     double *seconds; /* [runs][STAGES]: the stages, then the whole */
@@ -95,16 +97,29 @@ static enum klein_status run_all(struct bench *b, struct klein_error *err)
 /* --- what runs -------------------------------------------------------------------------------------------
  */
 
+/* A context_opener: of the model_config that `config` is. */
+static enum klein_status open_config(void *config, const struct klein_open_options *options,
+                                     struct klein **out, struct klein_error *err)
+{
+    struct checkpoint *c;
+    TRY(checkpoint_random(config, DT_BF16, 0, &c, err));
+    return context_open(c, options, out, err);
+}
+
 static enum klein_status open_random(struct bench *b, struct klein_error *err)
 {
     const struct settings *s = b->s;
+    int gpus[GPUS_MAX];
     struct klein_open_options options = {.size = sizeof options,
                                          .device = s->device.device,
                                          .threads = s->device.threads,
                                          .dtype = (enum klein_dtype)s->device.dtype,
-                                         .precision = (enum klein_precision)s->device.precision};
+                                         .precision = (enum klein_precision)s->device.precision,
+                                         .gpus = gpus,
+                                         .parallel = (enum klein_parallel)s->device.parallel};
     struct model_config config;
     struct checkpoint *c;
+    TRY(device_gpus(&s->device, gpus, &options.n_gpus, err));
     if (s->config) {
         TRY(config_named(s->config, &config, err));
     } else {
@@ -120,8 +135,10 @@ static enum klein_status open_random(struct bench *b, struct klein_error *err)
         config = *checkpoint_config(c);
         checkpoint_close(c);
     }
-    TRY(checkpoint_random(&config, DT_BF16, 0, &c, err));
-    return context_open(c, &options, &b->klein, err);
+    TRY(options.n_gpus ? context_open_several(&options, open_config, &config, &b->klein, err)
+                       : open_config(&config, &options, &b->klein, err));
+    if (!s->json) model_note_device(b->klein);
+    return KLEIN_OK;
 }
 
 /* Reference pictures of noise: what is in them does not change the time. */
@@ -141,6 +158,17 @@ static enum klein_status fill_references(struct bench *b, struct klein_error *er
     return KLEIN_OK;
 }
 
+/* Of the first card, whose share of the request may be a part. */
+static enum klein_status find_arena(struct bench *b, struct klein_error *err)
+{
+    const struct klein *k = b->klein;
+    struct plan share;
+    TRY(plan_make_share(k->model->cfg, k->act, &b->request, k->tokens, k->passes, &share, err));
+    b->arena = share.arena_bytes;
+    plan_free(&share);
+    return KLEIN_OK;
+}
+
 static enum klein_status prepare(struct bench *b, struct klein_error *err)
 {
     const struct settings *s = b->s;
@@ -148,6 +176,8 @@ static enum klein_status prepare(struct bench *b, struct klein_error *err)
     if (s->cold && (s->config || s->random || s->ops || s->compare))
         return fail(err, KLEIN_E_USAGE,
                     "--cold is of a model's files, one run: without --config, --random, --ops and --compare");
+    if (s->cold && (s->device.gpus || s->device.parallel))
+        return fail(err, KLEIN_E_USAGE, "--cold is of one device: without --gpus and --parallel");
     if (s->config && s->model.model)
         return fail(err, KLEIN_E_USAGE, "--config and --model exclude each other; give one");
     TRY(workload_request(&s->workload, b->references, &b->request, err));
@@ -160,6 +190,7 @@ static enum klein_status prepare(struct bench *b, struct klein_error *err)
         TRY(model_open(&s->model, &s->device, s->json, &b->klein, err));
     klein_model_info(b->klein, &b->model);
     TRY(plan_make(b->klein->model->cfg, b->klein->act, &b->request, &b->plan, err));
+    TRY(find_arena(b, err));
     b->request.progress = on_progress;
     return KLEIN_OK;
 }
@@ -198,6 +229,18 @@ static double stage_flops(const struct bench *b, int stage)
     return stage == WHOLE ? all : b->plan.stage[stage].flops;
 }
 
+/* The time that the peaks of all cards allow for a stage over its own; NAN if that is not known. */
+static double stage_share(const struct bench *b, int stage, double seconds)
+{
+    double least = b->peak.flops > 0 ? 0 : NAN;
+    for (int i = 0; i < b->plan.n_ops; i++) {
+        const struct plan_op *o = &b->plan.ops[i];
+        if (stage == WHOLE || (int)o->stage == stage)
+            least += o->count * peak_seconds(&b->peak, o->stage, o->op, &o->cost);
+    }
+    return seconds > 0 ? least / b->peak.cards / seconds : NAN;
+}
+
 static const char *stage_name(int stage)
 {
     return stage == WHOLE ? "all" : klein_stage_name((enum klein_stage)stage);
@@ -223,7 +266,7 @@ static int print_stages(const struct bench *b)
     if (!p->soft) table_cell(&t, "TFLOP/S");
     if (!p->soft) table_cell(&t, "OF PEAK");
     for (int i = 0; i <= WHOLE; i++) {
-        double seconds = median(b, i), flops = stage_flops(b, i), share = peak_share(p, flops, 0, seconds);
+        double seconds = median(b, i), flops = stage_flops(b, i), share = stage_share(b, i, seconds);
         if (!(seconds > 0 && flops > 0)) continue; /* of no references: only their clock was read */
         table_cell(&t, "%s", stage_name(i));
         table_cell(&t, "%.5f", seconds);
@@ -277,9 +320,9 @@ static void print_memory(const struct bench *b)
 {
     struct cuda_facts gpu;
     if (cuda_facts(b->klein->device, &gpu))
-        printf("\nmemory of the device: weights %.2f GiB, arena %.2f GiB, scratch %.2f GiB\n",
-               (double)gpu.weights / 0x1p30, (double)b->plan.arena_bytes / 0x1p30,
-               (double)gpu.scratch / 0x1p30);
+        printf("\nmemory of %s: weights %.2f GiB, arena %.2f GiB, scratch %.2f GiB\n",
+               b->model.n_gpus > 1 ? "each device" : "the device", (double)gpu.weights / 0x1p30,
+               (double)b->arena / 0x1p30, (double)gpu.scratch / 0x1p30);
     else
         putchar('\n');
     printf("largest resident memory: %.2f GiB\n", peak_memory() / 0x1p30);
@@ -290,8 +333,8 @@ static enum klein_status print_text(const struct bench *b, struct klein_error *e
     printf("%s%s, %dx%d, %d reference%s, %d step%s, on %s (%s) in %s%s with %d thread%s\n", b->model.name,
            b->s->config || b->s->random ? " (random weights)" : "", b->plan.width, b->plan.height,
            b->request.n_references, b->request.n_references == 1 ? "" : "s", b->plan.steps,
-           b->plan.steps == 1 ? "" : "s", b->model.device, b->klein->device->description, b->model.dtype,
-           b->klein->fp8 ? ", blocks in fp8," : "", b->klein->device->threads,
+           b->plan.steps == 1 ? "" : "s", report_device(&b->model).text, b->klein->device->description,
+           b->model.dtype, b->klein->fp8 ? ", blocks in fp8," : "", b->klein->device->threads,
            b->klein->device->threads == 1 ? "" : "s");
     peak_print(&b->peak);
     printf("median of %d run%s after %d to warm up; the first took %.4f s\n\n", b->runs,
@@ -309,7 +352,7 @@ static enum klein_status print_text(const struct bench *b, struct klein_error *e
 
 static json_t *stage_json(const struct bench *b, int i)
 {
-    double seconds = median(b, i), share = peak_share(&b->peak, stage_flops(b, i), 0, seconds);
+    double seconds = median(b, i), share = stage_share(b, i, seconds);
     json_t *all = json_array();
     for (int r = 0; r < b->runs; r++) json_array_append_new(all, json_real(b->seconds[r * STAGES + i]));
     json_t *o = json_pack("{s:f, s:f, s:f, s:f, s:f, s:o}", "seconds", seconds, "p95", quantile(b, i, 0.95),
@@ -318,6 +361,14 @@ static json_t *stage_json(const struct bench *b, int i)
     if (o && isfinite(share)) json_object_set_new(o, "of_peak", json_real(share));
     if (o && i < WHOLE && has_gap(b, i)) json_object_set_new(o, "ops_seconds", json_real(ops_seconds(b, i)));
     return o;
+}
+
+static json_t *reference_sizes(const struct klein_request *q)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < q->n_references; i++)
+        json_array_append_new(list, json_pack("[i, i]", q->references[i].width, q->references[i].height));
+    return list;
 }
 
 static json_t *result_json(const struct bench *b, struct klein_error *err)
@@ -334,12 +385,17 @@ static json_t *result_json(const struct bench *b, struct klein_error *err)
         b->model.device, "description", b->klein->device->description, "soft", b->peak.soft, "dtype",
         b->model.dtype, "precision", b->model.precision, "threads", b->klein->device->threads, "graph",
         b->s->device.graph, "first_seconds", b->first, "resident_bytes", (json_int_t)peak_memory(),
-        "arena_bytes", (json_int_t)b->plan.arena_bytes, "weight_bytes", (json_int_t)gpu.weights,
-        "scratch_bytes", (json_int_t)gpu.scratch, "stages", stages);
+        "arena_bytes", (json_int_t)b->arena, "weight_bytes", (json_int_t)gpu.weights, "scratch_bytes",
+        (json_int_t)gpu.scratch, "stages", stages);
     if (o && b->peak.flops > 0)
-        failed |= json_object_set_new(o, "peak_flop_per_second", json_real(b->peak.flops));
+        failed |= json_object_set_new(o, "peak_flop_per_second", json_real(b->peak.flops * b->peak.cards));
+    if (o && b->peak.fp8 > 0)
+        failed |= json_object_set_new(o, "peak_fp8_flop_per_second", json_real(b->peak.fp8 * b->peak.cards));
     if (o && b->peak.bytes > 0)
-        failed |= json_object_set_new(o, "peak_bytes_per_second", json_real(b->peak.bytes));
+        failed |= json_object_set_new(o, "peak_bytes_per_second", json_real(b->peak.bytes * b->peak.cards));
+    if (o) failed |= report_gpus(o, &b->model);
+    if (o) failed |= json_object_set_new(o, "images", json_integer(b->plan.images));
+    if (o) failed |= json_object_set_new(o, "reference_sizes", reference_sizes(&b->request));
     if (o && b->host > 0)
         failed |= json_object_set_new(o, "host_between_launches_seconds", json_real(b->host / b->runs));
     if (o && b->s->ops) failed |= json_object_set_new(o, "ops", op_rows_json(&b->ops, &b->peak, b->runs));

@@ -9,12 +9,34 @@
 #include <jansson.h>
 #include <string.h>
 
+struct device_text report_device(const struct klein_model_info *model)
+{
+    struct device_text t;
+    size_t n = (size_t)snprintf(t.text, sizeof t.text, "%s", model->device);
+    for (int i = 0; i < model->n_gpus; i++)
+        n += (size_t)snprintf(t.text + n, sizeof t.text - n, "%s%d", i ? ", " : " ", model->gpus[i]);
+    if (model->n_gpus > 1) snprintf(t.text + n, sizeof t.text - n, " by %s", model->parallel);
+    return t;
+}
+
+int report_gpus(json_t *o, const struct klein_model_info *model)
+{
+    json_t *list = json_array();
+    int failed = 0;
+    for (int i = 0; i < model->n_gpus; i++)
+        failed |= json_array_append_new(list, json_integer(model->gpus[i]));
+    failed |= json_object_set_new(o, "gpus", list);
+    return failed |
+           json_object_set_new(o, "parallel", model->n_gpus ? json_string(model->parallel) : json_null());
+}
+
 void report_request(const struct klein_request *request, const struct klein_model_info *model,
                     const char *const *reference_names)
 {
     message(MESSAGE_NOTE, "%s%s, %s parameters, licence %s, on %s in %s%s", model->name,
             model->toy ? " (a toy)" : "", quantity((double)model->parameters).text, model->license,
-            model->device, model->dtype, strcmp(model->precision, "fp8") ? "" : ", blocks in fp8");
+            report_device(model).text, model->dtype,
+            strcmp(model->precision, "fp8") ? "" : ", blocks in fp8");
     for (int i = 0; i < request->n_references; i++) {
         const struct klein_image *image = &request->references[i];
         struct klein_error ignored = {0};
@@ -85,7 +107,7 @@ enum klein_status report_json(const struct report *r, FILE *out, struct klein_er
         "device", model->device, "dtype", model->dtype, "precision", model->precision, "seconds",
         seconds_json(result), "warnings", warnings, "version", klein_version());
     if (r->dump && o) json_object_set_new(o, "dump", json_string(r->dump));
-    int failed = !o || json_dumpf(o, out, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    int failed = !o || report_gpus(o, model) || json_dumpf(o, out, JSON_COMPACT | JSON_REAL_PRECISION(9));
     fputc('\n', out);
     json_decref(o);
     return failed ? fail(err, KLEIN_E_NO_MEMORY, "cannot make the JSON result") : KLEIN_OK;

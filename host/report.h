@@ -4,6 +4,7 @@
 
 #include "../engine/klein.h"
 
+#include <jansson.h>
 #include <stdio.h>
 
 struct report {
@@ -21,6 +22,13 @@ void report_request(const struct klein_request *request, const struct klein_mode
                     const char *const *reference_names);
 /* After it, on stderr: seed, size, times. */
 void report_notes(const struct report *r);
+/* Where it runs: "cuda", or of several GPUs "cuda 0, 1 by ulysses". */
+struct device_text {
+    char text[64];
+};
+struct device_text report_device(const struct klein_model_info *model);
+/* "gpus" and "parallel" of a result, also where there is one device; 0, or -1 without memory. */
+int report_gpus(json_t *o, const struct klein_model_info *model);
 /* Whether a text can stand in JSON. */
 int report_is_utf8(const char *text);
 /* One JSON object in one line. KLEIN_E_NO_MEMORY. */

@@ -7,8 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { GPUS_MAX = 8 };
-
 #define AT(field) offsetof(struct model_settings, field)
 const struct cli_option model_options[] = {
     {'m', "model", "DIR", CLI_TEXT, AT(model),
@@ -138,6 +136,14 @@ static enum klein_status read_gpus(const char *list, int *gpus, int *n, struct k
     return fail(err, KLEIN_E_USAGE, "--gpus %s: up to %d numbers of GPUs, as in 0,1,2,3", list, GPUS_MAX);
 }
 
+enum klein_status device_gpus(const struct device_settings *d, int gpus[GPUS_MAX], int *n,
+                              struct klein_error *err)
+{
+    *n = 0;
+    if (d->gpus) return read_gpus(d->gpus, gpus, n, err);
+    return d->parallel ? fail(err, KLEIN_E_USAGE, "--parallel goes with --gpus LIST") : KLEIN_OK;
+}
+
 void model_note_device(const struct klein *k)
 {
     struct klein_model_info info;
@@ -149,9 +155,8 @@ enum klein_status model_open(const struct model_settings *m, const struct device
                              struct klein **out, struct klein_error *err)
 {
     struct klein_open_options options;
-    int demo, gpus[GPUS_MAX], n_gpus = 0;
-    if (d->gpus) TRY(read_gpus(d->gpus, gpus, &n_gpus, err));
-    if (d->parallel && !d->gpus) return fail(err, KLEIN_E_USAGE, "--parallel goes with --gpus LIST");
+    int demo, gpus[GPUS_MAX], n_gpus;
+    TRY(device_gpus(d, gpus, &n_gpus, err));
     TRY(model_choose(m, &options, &demo, err));
     if (d->device && !strcmp(d->device, "null"))
         return fail(

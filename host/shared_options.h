@@ -38,6 +38,10 @@ const char *model_demo(void);
  * if there is none. */
 enum klein_status model_choose(const struct model_settings *m, struct klein_open_options *out, int *demo,
                                struct klein_error *err);
+/* The numbers of --gpus (none: *n is 0), which --parallel needs. */
+enum { GPUS_MAX = 8 };
+enum klein_status device_gpus(const struct device_settings *d, int gpus[GPUS_MAX], int *n,
+                              struct klein_error *err);
 /* Says why it is not on the GPU where that was to be expected. */
 void model_note_device(const struct klein *k);
 /* The same and the device's options; says so when it is the demo checkpoint, and model_note_device, unless quiet. */
