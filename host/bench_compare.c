@@ -15,8 +15,9 @@ static double number(const json_t *o, const char *key)
 /* Whether two results are of the same work on the same device. */
 static int comparable(const json_t *a, const json_t *b)
 {
-    static const char *const keys[] = {"model", "width",  "height",      "steps", "references",
-                                       "dtype", "device", "description", "graph", "threads"};
+    static const char *const keys[] = {
+        "model",     "random", "width",       "height", "steps",    "images", "reference_sizes", "dtype",
+        "precision", "device", "description", "gpus",   "parallel", "graph",  "threads"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const json_t *x = json_object_get(a, keys[i]), *y = json_object_get(b, keys[i]);
         if (!x || !y || !json_equal((json_t *)x, (json_t *)y)) return 0;
@@ -93,7 +94,8 @@ enum klein_status bench_compare(const char *path, const json_t *now, FILE *out, 
     {
         const json_t *old = json_object_get(old_stages, name);
         double a = number(old, "seconds"), b = number(stage, "seconds");
-        if (!(a > 0) || !(b > 0)) continue;
+        if (!(number(stage, "flop") > 0) || !(a > 0) || !(b > 0))
+            continue; /* without ops: nothing but the clock's noise */
         int v = verdict(old, stage);
         slower += v > 0;
         table_cell(&t, "%s", name);

@@ -356,15 +356,36 @@ Test(cli_commands, bench_compares)
     append_result(path, result, 1e6);
     struct outcome o = OK_RUN(BENCH, "--compare", path);
     cr_assert(strstr(o.out, "faster") && !strstr(o.out, "SLOWER"), "%s", o.out);
-    json_object_set_new(result, "width", json_integer(64));
-    append_result(path, result, 1e-6);
+    /* What has no ops has a time all the same, of the clock: it is no stage. */
+    json_object_set_new(json_object_get(json_object_get(result, "stages"), "references"), "seconds",
+                        json_real(1e-30));
+    append_result(path, result, 1e6);
+    o = OK_RUN(BENCH, "--compare", path);
+    const char *verdicts = strstr(o.out, "\nagainst");
+    cr_assert(verdicts && strstr(verdicts, "\ndenoise") && !strstr(verdicts, "\nreferences"), "%s", o.out);
+    static const struct {
+        const char *key, *value;
+    } others[] = {{"model", "\"klein 4B\""}, {"random", "true"},
+                  {"width", "64"},           {"steps", "2"},
+                  {"images", "2"},           {"reference_sizes", "[[32, 32]]"},
+                  {"dtype", "\"f16\""},      {"precision", "\"fp8\""},
+                  {"device", "\"cuda\""},    {"gpus", "[0]"},
+                  {"parallel", "\"cfg\""},   {"graph", "2"}};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        json_t *other = json_deep_copy(result);
+        cr_assert(json_object_get(other, others[i].key), "%s", others[i].key);
+        json_object_set_new(other, others[i].key, json_loads(others[i].value, JSON_DECODE_ANY, NULL));
+        append_result(path, other, 1e-6);
+        json_decref(other);
+    }
     OK_RUN(BENCH, "--compare", path);
-    SAYS(RUN(BENCH, "--compare", path, "-s", "2"), 5, "no result of this request");
+    SAYS(RUN(BENCH, "--compare", path, "-s", "3"), 5, "no result of this request");
     SAYS(RUN(BENCH, "--compare", path, "--device", "soft"), 2, "mean nothing");
     json_decref(result);
 }
 
-/* Times of the soft GPU are nobody's: no rates, no shares. The ops come from runs of their own, by marks. */
+/* Times of the soft GPU are nobody's: no rates, no shares (test_cli_bench.c has a card whose times count). The ops come from runs of their
+ * own, by marks: all that the plan counts, as often. */
 Test(cli_commands, bench_on_the_soft_gpu)
 {
     struct outcome o = OK_RUN("bench", "-m", KLEIN_SOURCE_DIR "/weights/nano", "--device", "soft", "--size",
@@ -374,6 +395,19 @@ Test(cli_commands, bench_on_the_soft_gpu)
     cr_assert(strstr(o.out, "after 2 to warm up") && strstr(o.out, "memory of the device: weights 0.02 GiB"),
               "%s", o.out);
     cr_assert(!strstr(o.out, "TFLOP/S") && !strstr(o.out, "PEAK") && !strstr(o.out, "BETWEEN"), "%s", o.out);
+    char *table = strstr(strdup(o.out), "SHAPE\n"); /* o is gone with the next run */
+    json_t *plan = program_json(OK_RUN("plan", "-m", KLEIN_SOURCE_DIR "/weights/nano", "--size", "32x32",
+                                       "-s", "1", "--ops", "--json")),
+           *op;
+    size_t i;
+    int calls = 0, counted = 0, n;
+    cr_assert(table);
+    for (char *line = strtok(table, "\n");
+         (line = strtok(NULL, "\n")) && sscanf(line, "%*s %*s %d", &n) == 1;)
+        calls += n;
+    json_array_foreach(json_object_get(plan, "ops"), i, op) counted += (int)number_of(op, "calls");
+    cr_assert(counted > 100 && calls == counted, "%d, planned %d", calls, counted);
+    json_decref(plan);
 }
 
 Test(cli_commands, selftest)
