@@ -80,6 +80,10 @@ static enum klein_status prepare(struct tune *t, struct klein_error *err)
     if (!cuda_facts(t->dev, &t->gpu))
         return fail(err, KLEIN_E_NO_DEVICE,
                     "device \"%s\" is no GPU: kernels are chosen on GPUs only (--device cuda)", name);
+    if (t->s->precision == 1 && !t->dev->e4m3)
+        return fail(err, KLEIN_E_UNSUPPORTED,
+                    "FP8 needs sm_89 (Ada) or later; %s is sm_%d: take --precision bf16", t->gpu.name,
+                    t->gpu.arch);
     t->whom = cuda_tuned_for(t->dev, KLEIN_VERSION);
     TRY(tuned_path(&t->whom, t->path, err));
     if (tuned_read(t->path, &t->whom, &t->table, &bad) != KLEIN_OK)

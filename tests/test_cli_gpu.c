@@ -77,3 +77,23 @@ Test(cli_gpu, auto_and_the_driver)
     setenv("KLEIN_STANDIN", "mute", 1);
     made_on("cpu", "GPU 0 is not used: libcuda.so.1 finds no usable GPU: ");
 }
+
+/* What several cards do is said, in words and in JSON; so is a card that is not there, and one without FP8. */
+Test(cli_gpu, several_cards)
+{
+    program_card("sm_80:2", NULL);
+    setenv("KLEIN_SOFT_RACES", "0", 1);
+    struct outcome o =
+        OK_RUN("generate", "a cat", "-m", KLEIN_SOURCE_DIR "/weights/nano", "--size", "32x32", "-s", "1",
+               "-n", "2", "-o", "x.png", "--gpus", "0,1", "--parallel", "replica", "-v", "--json");
+    cr_assert(strstr(o.err, ", on cuda 0, 1 by replica in bf16"), "%s", o.err);
+    json_t *json = program_json(o);
+    char *gpus = json_dumps(json_object_get(json, "gpus"), JSON_COMPACT);
+    cr_assert_str_eq(gpus, "[0,1]");
+    cr_assert_str_eq(json_string_value(json_object_get(json, "parallel")), "replica");
+    free(gpus);
+    json_decref(json);
+    SAYS(RUN(PICTURE, "--device", "cuda:7"), 4, "there is no GPU 7: this machine has 2, numbered from 0");
+    SAYS(RUN("tune", "--config", "tiny", "--precision", "fp8", "--list"), 1,
+         "FP8 needs sm_89 (Ada) or later");
+}

@@ -104,7 +104,8 @@ Test(driver, what_the_device_is)
     g = open_gpu("sm_120a", 0, SOFTGPU_LATE);
     cr_assert(g->arch == 120 && g->shared_max == 101376);
     struct gpu *none;
-    FAILS(gpu_open(&cu, 1, &none, &err), KLEIN_E_NO_DEVICE, "CUDA_ERROR_INVALID_DEVICE");
+    FAILS(gpu_open(&cu, 1, &none, &err), KLEIN_E_NO_DEVICE,
+          "there is no GPU 1: this machine has 1, numbered from 0");
     close_gpu(g);
 }
 

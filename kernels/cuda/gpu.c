@@ -83,8 +83,12 @@ static enum klein_status attribute(struct gpu *g, CUdevice_attribute a, int *val
 static enum klein_status discover(struct gpu *g, struct klein_error *err)
 {
     const struct driver *cu = g->cu;
-    int major, minor;
+    int major, minor, count;
     snprintf(g->name, sizeof g->name, "GPU %d", g->ordinal);
+    TRY(gpu_check(g, cu->DeviceGetCount(&count), "cuDeviceGetCount", err));
+    if (g->ordinal >= count)
+        return fail(err, KLEIN_E_NO_DEVICE, "there is no GPU %d: this machine has %d, numbered from 0",
+                    g->ordinal, count);
     TRY(gpu_check(g, cu->DeviceGet(&g->device, g->ordinal), "cuDeviceGet", err));
     TRY(gpu_check(g, cu->DeviceGetName(g->name, sizeof g->name, g->device), "cuDeviceGetName", err));
     TRY(gpu_check(g, cu->DeviceTotalMem(&g->memory, g->device), "cuDeviceTotalMem", err));
