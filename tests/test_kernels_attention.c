@@ -14,9 +14,12 @@
 
 static struct klein_error err;
 
+static int o_was_e4m3; /* in the last run */
+
 static enum klein_status run_attention(struct device *dev, const struct attention_args *a,
                                        struct klein_error *e)
 {
+    o_was_e4m3 = a->o.dtype == DT_F8E4M3;
     return attention_launch(((struct gpu_device *)dev)->gpu, a, e);
 }
 
@@ -50,11 +53,19 @@ static int is_test_case(const struct op_case *c)
 
 /* ---- every case ------------------------------------------------------------------------------------------------------- */
 
+/* What asks for a result in e4m3 has it on sm_90a, and there alone. */
+static void check_case(const struct op_case *c, enum dtype act, const char *arch, struct gpu_device *d)
+{
+    op_case_check(c, act, &d->base);
+    cr_assert(o_was_e4m3 == (c->options & Y_E4M3 && act == DT_BF16 && !strcmp(arch, "sm_90a")),
+              "%s on %s: o was%s in F8_E4M3", c->name, arch, o_was_e4m3 ? "" : " not");
+}
+
 static void check_cases(const char *arch, enum dtype act, uint64_t seed, enum softgpu_async async)
 {
     struct gpu_device *d = open_chip(arch, seed, async, 0);
     for (int i = 0; i < op_case_count; i++)
-        if (is_test_case(&op_cases[i])) op_case_check(&op_cases[i], act, &d->base);
+        if (is_test_case(&op_cases[i])) check_case(&op_cases[i], act, arch, d);
     device_close(&d->base);
 }
 
@@ -88,7 +99,7 @@ static void check_forced(const char *kernel, uint64_t seed, enum softgpu_async a
 {
     struct gpu_device *d = open_chip(arch_of(kernel), seed, async, 0);
     setenv("KLEIN_ATTENTION", kernel, 1);
-    int taken = 0;
+    int taken = 0, e4m3 = 0;
     for (int i = 0; i < op_case_count; i++) {
         struct op_call call;
         if (!is_test_case(&op_cases[i])) continue;
@@ -97,10 +108,12 @@ static void check_forced(const char *kernel, uint64_t seed, enum softgpu_async a
         if (status != KLEIN_E_UNSUPPORTED) OK(gpu_sync(d->gpu, &err));
         op_call_free(&call);
         if (status == KLEIN_E_UNSUPPORTED) continue;
-        op_case_check(&op_cases[i], DT_BF16, &d->base);
+        check_case(&op_cases[i], DT_BF16, arch_of(kernel), d);
         taken++;
+        e4m3 += o_was_e4m3;
     }
     cr_assert(taken >= at_least, "%s took %d cases", kernel, taken);
+    cr_assert(e4m3 >= (strstr(kernel, "sm90") ? 2 : 0), "%s wrote e4m3 in %d cases", kernel, e4m3);
     device_close(&d->base);
 }
 

@@ -7,6 +7,7 @@
 #include "../kernels/gemm/gemm_pick.h"
 #include "../kernels/gemm/linear_launch.h"
 #include "../kernels/gemm/quantise.h"
+#include "../kernels/names.h"
 #include "../kernels/pointwise/pointwise.h"
 #include "../kernels/soft/softgpu.h"
 
@@ -21,6 +22,15 @@ static int place_vectors; /* vectors become F32 first, as a device does when it 
 static int cut_weights;   /* a weight of one part becomes q, k, v, the rest; or two halves */
 static size_t scratch_limit;
 static struct softgpu_counters cost; /* of the last run */
+static int x_was_e4m3;               /* in it */
+static char kernels_run[4096];       /* names of the matrix kernels so far, each once, with commas */
+
+static void note_kernel(void *user, enum op_id op, const char *key, const void *shape, const char *kernel)
+{
+    const size_t n = strlen(kernels_run);
+    if (!names_have(kernels_run, kernel))
+        snprintf(kernels_run + n, sizeof kernels_run - n, "%s%s", n ? "," : "", kernel);
+}
 
 enum { TEMPORARIES = 32 };
 struct temporaries {
@@ -74,6 +84,8 @@ static enum klein_status run_linear(struct device *dev, const struct linear_args
     void *scratch = temporary(&t, bytes);
     OK(gpu_sync(t.gpu, &err));
     softgpu_reset_counters();
+    x_was_e4m3 = a.x.dtype == DT_F8E4M3;
+    t.gpu->picked = note_kernel;
     enum klein_status status = linear_launch(t.gpu, &a, scratch, bytes, e);
     if (status == KLEIN_OK) status = gpu_sync(t.gpu, e);
     softgpu_read_counters(&cost);
@@ -110,6 +122,21 @@ static const struct op_case *case_named(const char *name)
 
 /* ---- every case ------------------------------------------------------------------------------------------------------- */
 
+/* Whether x of case c should be in e4m3 on that chip: with scales per 128 columns on sm_90a alone. */
+static int wants_e4m3(const struct op_case *c, enum dtype act, const char *arch)
+{
+    const int ada = !strcmp(arch, "sm_89") || !strcmp(arch, "sm_100a") || !strcmp(arch, "sm_120a"),
+              hopper = !strcmp(arch, "sm_90a");
+    return act == DT_BF16 && c->options & X_E4M3 && (hopper || (ada && !(c->options & (X_GROUPS | Y_E4M3))));
+}
+
+static void check_case(const struct op_case *c, enum dtype act, const char *arch, struct gpu_device *d)
+{
+    op_case_check(c, act, &d->base);
+    cr_assert(x_was_e4m3 == wants_e4m3(c, act, arch), "%s on %s: x was%s in F8_E4M3", c->name, arch,
+              x_was_e4m3 ? "" : " not");
+}
+
 /* Every case; returns how many of them the matrix kernels computed. */
 static int check_cases(const char *arch, enum dtype act, uint64_t seed, enum softgpu_async async)
 {
@@ -117,15 +144,15 @@ static int check_cases(const char *arch, enum dtype act, uint64_t seed, enum sof
     struct gpu_device *d = open_chip(arch, seed, async, 0);
     for (int i = 0; i < op_case_count; i++) {
         if (!is_test_case(&op_cases[i])) continue;
-        op_case_check(&op_cases[i], act, &d->base);
+        check_case(&op_cases[i], act, arch, d);
         matrix += cost.tensor_flops > 0;
     }
     device_close(&d->base);
     return matrix;
 }
 
-/* Most of the aligned cases and some of the others. */
-enum { MATRIX_CASES = 20 };
+/* Most of the aligned cases and some of the others; of them in e4m3, and where scales per 128 columns are not known. */
+enum { MATRIX_CASES = 20, E4M3_CASES = 4 };
 
 Test(kernels_linear, cases_sm80)
 {
@@ -171,38 +198,93 @@ Test(kernels_linear, cases_simple)
     cr_assert(check_cases("sm_86", DT_BF16, 9, SOFTGPU_LATE) == 0);
 }
 
-/* Each matrix kernel, whatever gemm_pick would choose. */
-static void check_forced(const char *kernel, const char *arch, uint64_t seed, enum softgpu_async async)
+/* Each of these matrix kernels, whatever gemm_pick would choose, with every case that some of them takes; in e4m3 or not. */
+static void check_forced(const char *kernels, const char *arch, uint64_t seed, enum softgpu_async async,
+                         int at_least, int e4m3)
 {
+    int taken = 0;
+    struct gpu_device *d = open_chip(arch, seed, async, 0);
     place_vectors = 1;
-    setenv("KLEIN_GEMM", kernel, 1);
-    const int matrix = check_cases(arch, DT_BF16, seed, async);
-    cr_assert(matrix >= MATRIX_CASES, "%s: %d", kernel, matrix);
+    *kernels_run = 0;
+    setenv("KLEIN_GEMM", kernels, 1);
+    for (int i = 0; i < op_case_count; i++) {
+        const struct op_case *c = &op_cases[i];
+        struct op_call call;
+        if (!is_test_case(c) || wants_e4m3(c, DT_BF16, arch) != e4m3) continue;
+        op_call_make(&call, c, DT_BF16, DT_BF16, &d->base);
+        const enum klein_status status = op_call_run(&call, &err);
+        op_call_free(&call);
+        if (status == KLEIN_E_UNSUPPORTED || (status == KLEIN_OK && !cost.tensor_flops)) continue;
+        cr_assert(status == KLEIN_OK, "%s, %s: %s", kernels, c->name, err.message);
+        check_case(c, DT_BF16, arch, d);
+        taken++;
+    }
+    cr_assert(taken >= at_least, "%s took %d cases", kernels, taken);
+    cr_assert(strlen(kernels_run) == strlen(kernels), "of %s only %s ran", kernels, kernels_run);
+    device_close(&d->base);
+}
+
+static void check_forced_bf16(const char *kernels, const char *arch, uint64_t seed, enum softgpu_async async)
+{
+    check_forced(kernels, arch, seed, async, MATRIX_CASES, 0);
 }
 
 Test(kernels_linear, large_tiles_two_stages)
 {
-    check_forced("gemm_sm80_linear_128x128_s2,gemm_sm80_qkv_128x128_s2", "sm_80", 1, SOFTGPU_LATE);
+    check_forced_bf16("gemm_sm80_linear_128x128_s2,gemm_sm80_qkv_128x128_s2", "sm_80", 1, SOFTGPU_LATE);
 }
 
 Test(kernels_linear, large_tiles_three_stages)
 {
-    check_forced("gemm_sm80_linear_128x128_s3,gemm_sm80_qkv_128x128_s3", "sm_80", 77, SOFTGPU_RANDOM);
+    check_forced_bf16("gemm_sm80_linear_128x128_s3,gemm_sm80_qkv_128x128_s3", "sm_80", 77, SOFTGPU_RANDOM);
 }
 
 Test(kernels_linear, small_tiles)
 {
-    check_forced("gemm_sm80_linear_64x128_s2,gemm_sm80_qkv_64x128_s2", "sm_80", 2, SOFTGPU_LATE);
+    check_forced_bf16("gemm_sm80_linear_64x128_s2,gemm_sm80_qkv_64x128_s2", "sm_80", 2, SOFTGPU_LATE);
 }
 
 Test(kernels_linear, wgmma_largest_tiles)
 {
-    check_forced("gemm_linear_sm90_192x192,gemm_qkv_sm90_128x256", "sm_90a", 3, SOFTGPU_LATE);
+    check_forced_bf16("gemm_linear_sm90_192x192,gemm_qkv_sm90_128x256", "sm_90a", 3, SOFTGPU_LATE);
 }
 
 Test(kernels_linear, wgmma_middle_tiles)
 {
-    check_forced("gemm_linear_sm90_128x256,gemm_qkv_sm90_128x128", "sm_90a", 8, SOFTGPU_NOW);
+    check_forced_bf16("gemm_linear_sm90_128x256,gemm_qkv_sm90_128x128", "sm_90a", 8, SOFTGPU_NOW);
+}
+
+/* Some cases of each kind of linear are left to those that have the cases of QKV as well. */
+Test(kernels_linear, wgmma_other_tiles)
+{
+    enum { LINEAR_CASES = 9 };
+    check_forced("gemm_linear_sm90_128x192", "sm_90a", 14, SOFTGPU_RANDOM, LINEAR_CASES, 0);
+    check_forced("gemm_linear_sm90_128x144", "sm_90a", 21, SOFTGPU_LATE, LINEAR_CASES, 0);
+    check_forced("gemm_linear_sm90_128x128", "sm_90a", 6, SOFTGPU_RANDOM, LINEAR_CASES, 0);
+    check_forced("gemm_linear_sm90_64x192", "sm_90a", 35, SOFTGPU_LATE, LINEAR_CASES, 0);
+}
+
+Test(kernels_linear, e4m3_tiles)
+{
+    check_forced("gemm_sm89_linear_128x128_s3,gemm_sm89_qkv_128x128_s3", "sm_89", 3, SOFTGPU_LATE, E4M3_CASES,
+                 1);
+    check_forced("gemm_sm89_linear_64x128_s2,gemm_sm89_qkv_64x128_s2", "sm_120a", 19, SOFTGPU_RANDOM,
+                 E4M3_CASES, 1);
+}
+
+/* Scales per row, and per 128 columns; results in e4m3 are one variant's. */
+Test(kernels_linear, e4m3_wgmma_tiles)
+{
+    static const enum softgpu_async orders[] = {SOFTGPU_LATE, SOFTGPU_RANDOM, SOFTGPU_NOW};
+    for (uint64_t i = 0; i < 3; i++) {
+        check_forced("gemm_linear_e4m3_sm90_128x256,gemm_qkv_e4m3_sm90_128x256", "sm_90a", 5 * i, orders[i],
+                     E4M3_CASES + 2, 1);
+        check_forced("gemm_linear_e4m3_sm90_128x128,gemm_qkv_e4m3_sm90_128x128", "sm_90a", 7 * i, orders[i],
+                     E4M3_CASES, 1);
+        check_forced("gemm_linear_e4m3_groups_sm90_128x192", "sm_90a", 11 * i, orders[i], 2, 1);
+        check_forced("gemm_linear_e4m3_groups_sm90_128x144", "sm_90a", 13 * i, orders[i], 2, 1);
+        check_forced("gemm_linear_e4m3_groups_sm90_128x128", "sm_90a", 17 * i, orders[i], 2, 1);
+    }
 }
 
 Test(kernels_linear, single_block_input_of_real_width)

@@ -105,9 +105,11 @@ static uint64_t result_of(const struct op_case *c, enum dtype act, struct gpu_de
     return hash;
 }
 
+/* A chip that has e4m3 writes other bytes where a case asks for them. */
 static void check_op(enum op_id op)
 {
-    static uint64_t first[2][1024];
+    enum { BF16, F32, E4M3, FORMS };
+    static uint64_t first[FORMS][1024];
     cr_assert(op_case_count <= 1024);
     for (int i = 0; i < CHIPS; i++) {
         struct gpu_device *d = open_chip(&chips[i], 0);
@@ -116,10 +118,13 @@ static void check_op(enum op_id op)
                 const struct op_case *c = &op_cases[j];
                 enum dtype act = f32 ? DT_F32 : DT_BF16;
                 if (c->op != op || c->bench) continue;
-                if (i == 0) op_case_check(c, act, &d->base);
+                const int form = f32 ? F32 : c->options & Y_E4M3 && d->base.e4m3 ? E4M3 : BF16;
                 uint64_t hash = result_of(c, act, d);
-                if (i == 0) first[f32][j] = hash;
-                cr_assert(hash == first[f32][j], "%s %s on %s: %s, seed %d differs", op_name(op), c->name,
+                if (!first[form][j]) {
+                    op_case_check(c, act, &d->base);
+                    first[form][j] = hash;
+                }
+                cr_assert(hash == first[form][j], "%s %s on %s: %s, seed %d differs", op_name(op), c->name,
                           dtype_name(act), chips[i].arch, (int)chips[i].seed);
             }
         device_close(&d->base);
