@@ -89,11 +89,32 @@ Test(ptx, sm90_as_expected)
     check_file("sm90");
 }
 
-/* Every function of these headers with an instruction in it has an EMIT that begins with its name. */
+/* Whether emits has EMIT(name,; or EMIT(name_ where one function stands for several instructions. */
+static int is_emitted(const char *emits, const char *name, int several)
+{
+    char emit[80];
+    const size_t n = (size_t)snprintf(emit, sizeof emit, "\nEMIT(%s", name);
+    for (const char *p = emits; (p = strstr(p, emit)); p += n)
+        if (p[n] == ',' || (several && p[n] == '_')) return 1;
+    return 0;
+}
+
+Test(ptx, names_are_matched_as_a_whole)
+{
+    const char *emits = "\nEMIT(load_16, \nEMIT(product_64, ";
+    cr_assert(is_emitted(emits, "load_16", 0) && is_emitted(emits, "product", 1));
+    cr_assert(!is_emitted(emits, "load_1", 1) && !is_emitted(emits, "load", 0) &&
+              !is_emitted(emits, "product", 0));
+}
+
+/* Every function of these headers with an instruction in it has an EMIT of its name; wgmma one per width, which ends the name. */
 Test(ptx, no_function_is_left_out)
 {
-    static const char *const headers[][2] = {
-        {"ptx_sm80.h", "sm80"}, {"ptx_narrow.h", "sm80"}, {"ptx_sm90.h", "sm90"}, {"ptx_wgmma.h", "sm90"}};
+    static const char *const headers[][2] = {{"ptx_sm80.h", "sm80"},
+                                             {"ptx_narrow.h", "sm80"},
+                                             {"ptx_peer.h", "sm80"},
+                                             {"ptx_sm90.h", "sm90"},
+                                             {"ptx_wgmma.h", "sm90"}};
     int functions = 0;
     for (size_t h = 0; h < sizeof headers / sizeof *headers; h++) {
         char path[512];
@@ -105,17 +126,17 @@ Test(ptx, no_function_is_left_out)
         for (char *p = header; (p = strstr(p, "\nDEVICE "));) {
             char *end = strstr(++p, "\nDEVICE "), *open = strchr(p, '(');
             char *body = strndup(p, end ? (size_t)(end - p) : strlen(p));
-            const char *name = open;
-            while (isalnum((unsigned char)name[-1]) || name[-1] == '_') name--;
-            char emit[80];
-            snprintf(emit, sizeof emit, "\nEMIT(%.*s", (int)(open - name), name);
-            if (strstr(body, "asm volatile(\"") || strstr(body, "asm volatile(\n") ||
-                strstr(body, "asm(\"c") || strstr(body, "asm(\"l") || strstr(body, "WGMMA_SS(") ||
-                strstr(body, "WGMMA_RS(") || strstr(body, "approx")) {
-                cr_assert(strstr(emits, emit), "%s: nothing in emit_%s.cu%s", headers[h][0], headers[h][1],
-                          emit);
+            const char *begin = open;
+            while (isalnum((unsigned char)begin[-1]) || begin[-1] == '_') begin--;
+            char *name = strndup(begin, (size_t)(open - begin));
+            const int widths = strstr(body, "WGMMA_SS(") || strstr(body, "WGMMA_RS(");
+            if (widths || strstr(body, "asm volatile(\"") || strstr(body, "asm volatile(\n") ||
+                strstr(body, "asm(\"c") || strstr(body, "asm(\"l") || strstr(body, "approx")) {
+                cr_assert(is_emitted(emits, name, widths), "%s: no EMIT(%s in emit_%s.cu", headers[h][0],
+                          name, headers[h][1]);
                 functions++;
             }
+            free(name);
             free(body);
         }
         free(header);

@@ -1,6 +1,7 @@
-/* emit_sm80.cu: each function of ptx_sm80.h and ptx_narrow.h in a kernel of its own, with the text that nvcc must make of it (the
- * pieces in this order). Compiled to PTX for sm_89; read by tests/test_ptx.c. */
+/* emit_sm80.cu: each function of ptx_sm80.h, ptx_narrow.h and ptx_peer.h in a kernel of its own, with the text that nvcc must make of it
+ * (the pieces in this order). Compiled to PTX for sm_89; read by tests/test_ptx.c. */
 #include "../../kernels/device/elements.h"
+#include "../../kernels/device/ptx_peer.h"
 
 #define EMIT(name, ...)                                                                                      \
     extern "C" __global__ void emit_##name(uint32_t *p, uint32_t u, uint32_t v, float f, float g)
@@ -164,4 +165,25 @@ EMIT(mma_m16n8k32_e4m3, "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%f
     const uint32_t a[4] = {p[0], p[1], p[2], p[3]}, b[2] = {u, v};
     mma_m16n8k32_e4m3(d, a, b);
     *p = bits_from_float(d[0] + d[1] + d[2] + d[3]);
+}
+
+EMIT(ld_acquire_sys_4, "ld.acquire.sys.global.u32 %r", ", [%rd")
+{
+    *p = ld_acquire_sys_4(p + 4);
+}
+EMIT(st_release_sys_4, "st.release.sys.global.u32 [%rd", "], %r")
+{
+    st_release_sys_4(p, u);
+}
+EMIT(fence_sys, "fence.acq_rel.sys;")
+{
+    fence_sys();
+}
+EMIT(atom_add_gpu_4, "atom.acq_rel.gpu.global.add.u32 %r", ", [%rd", "], %r")
+{
+    *p = atom_add_gpu_4(p + 4, u);
+}
+EMIT(nanosleep, "nanosleep.u32 %r")
+{
+    nanosleep(u);
 }
