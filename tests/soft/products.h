@@ -8,6 +8,10 @@
 /* ---- products ----------------------------------------------------------------------------------------------------------- */
 
 enum { BIAS = 1, GATE = 2, IN_PLACE = 4, F32 = 8, HALF = 16, E4M3 = 32, SCALE_GROUPS = 64 | E4M3 };
+/* Each row of x has a single 1, at the k of hot_k; element [n, k] of the weights is a digit of `code`, so that the digits of an element of y
+ * say from which n and k it came. Scales are powers of two, so that all is exact in bf16 and e4m3. */
+enum { CODED = 128, DIGITS = 4, DIGIT_SHIFT = 8 }; /* fewer than 16^4 weights */
+#define CODED_DIGIT(i) (CODED | (i) << DIGIT_SHIFT)
 enum {
     PLAIN = LINEAR_SEGMENT_PLAIN,
     SILU = LINEAR_SEGMENT_SILU,
@@ -49,32 +53,67 @@ struct product {
     uint64_t numbers; /* drawn so far */
 };
 
-typedef float draw_fn(uint64_t i, int k);
+typedef float draw_fn(uint64_t i, const struct shape *s);
 
-static inline float draw_one(uint64_t i, int k)
+static inline float draw_one(uint64_t i, const struct shape *s)
 {
     return number(i);
 }
 
-static inline float draw_weight(uint64_t i, int k)
+static inline float draw_weight(uint64_t i, const struct shape *s)
 {
-    return number(i) * 3 / sqrtf((float)k);
+    return number(i) * 3 / sqrtf((float)s->k);
 }
 
-static inline float draw_near_one(uint64_t i, int k)
+static inline float draw_near_one(uint64_t i, const struct shape *s)
 {
     return 1 + 0.3f * number(i);
 }
 
-static inline float draw_cos(uint64_t i, int k)
+static inline float draw_cos(uint64_t i, const struct shape *s)
 {
     return cosf(3 * number(i / 2 * 2));
 }
 
-static inline float draw_byte(uint64_t i, int k) /* e4m3 of a quarter to four */
+static inline float draw_byte(uint64_t i, const struct shape *s) /* e4m3 of a quarter to four */
 {
     const float f = number(i);
     return f32_from_f8e4m3((uint8_t)((f < 0 ? 0x80 : 0) | (0x28 + (int)(fabsf(f) * 31.9f))));
+}
+
+/* Of each row another one, so that it names the row: k is no less than m and not a multiple of 17. */
+static inline int hot_k(const struct shape *s, int row)
+{
+    return (int)((17 * (int64_t)row + 5) % s->k);
+}
+
+/* x is the first that is drawn, so i counts its elements. */
+static inline float draw_hot(uint64_t i, const struct shape *s)
+{
+    return (int)(i % (uint64_t)s->k) == hot_k(s, (int)(i / (uint64_t)s->k));
+}
+
+/* Element k of the n-th row of all weights, which are drawn one after the other from 0 on. */
+static inline uint64_t code(uint64_t n, int k, const struct shape *s)
+{
+    return n * (uint64_t)s->k + (uint64_t)k;
+}
+
+static inline float draw_digit(uint64_t i, const struct shape *s)
+{
+    return (float)(i >> 4 * (s->options >> DIGIT_SHIFT) & 15);
+}
+
+/* The gate of SwiGLU, whose silu it is too. */
+enum { CODED_GATE = 32 };
+static inline float draw_gate(uint64_t i, const struct shape *s)
+{
+    return CODED_GATE;
+}
+
+static inline float draw_power(uint64_t i, const struct shape *s)
+{
+    return ldexpf(1, (int)(i % 3));
 }
 
 static inline void store_value(char *p, enum dtype type, float f)
@@ -103,7 +142,7 @@ static inline struct operand make(struct product *p, enum dtype type, int rows, 
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < cols; c++) {
             char *at = o.image + GUARD + ((size_t)r * (size_t)o.ld + (size_t)c) * (size_t)size;
-            store_value(at, type, draw(p->numbers++, p->s->k));
+            store_value(at, type, draw(p->numbers++, p->s));
             o.values[(size_t)r * (size_t)cols + (size_t)c] =
                 type == DT_F8E4M3 ? f32_from_f8e4m3((uint8_t)*at) : f32_load(at, type, 0);
         }
@@ -114,10 +153,15 @@ static inline void make_weights(struct product *p, int i, int g, enum dtype type
 {
     const int kind = p->s->kind[i], cols = p->s->cols[i], options = p->s->options, k = p->s->k;
     struct operand *v = p->vector[i][g];
-    p->w[i][g] = make(p, type, cols, k, draw);
+    draw_fn *draw_scale = options & CODED ? draw_power : draw_near_one;
+    /* coded: column c of y has row g * cols + from + c of all weights */
+    const uint64_t first = code((uint64_t)(g * p->cols + p->from[i]), 0, p->s);
+    if (options & CODED) p->numbers = first;
+    p->w[i][g] = make(p, type, cols, k, kind == SWIGLU && options & CODED ? draw_gate : draw);
+    if (options & CODED) p->numbers = first;
     if (kind == SWIGLU) p->up[i][g] = make(p, type, cols, k, draw);
-    if (options & E4M3) v[W_SCALE] = make(p, DT_F32, 1, cols, draw_near_one);
-    if (options & E4M3 && kind == SWIGLU) v[UP_SCALE] = make(p, DT_F32, 1, cols, draw_near_one);
+    if (options & E4M3) v[W_SCALE] = make(p, DT_F32, 1, cols, draw_scale);
+    if (options & E4M3 && kind == SWIGLU) v[UP_SCALE] = make(p, DT_F32, 1, cols, draw_scale);
     if (options & BIAS) v[BIASES] = make(p, DT_F32, 1, cols, draw_one);
     if (options & GATE && kind == RESIDUAL) v[GATES] = make(p, DT_F32, 1, cols, draw_one);
     if (kind == HEADS) v[NORM] = make(p, DT_F32, 1, HEAD, draw_near_one);
@@ -141,15 +185,17 @@ static inline struct product *make_product(const struct shape *s)
         p->cols += s->cols[p->segments] + PAD;
     }
     const enum dtype type = s->options & E4M3 ? DT_F8E4M3 : DT_BF16, y = s->options & F32 ? DT_F32 : DT_BF16;
-    p->x = make(p, type, s->m, s->k, s->options & E4M3 ? draw_byte : draw_one);
-    if (s->options & E4M3) p->x_scale = make(p, DT_F32, scale_rows(s), s->m, draw_weight);
+    const int coded = s->options & CODED;
+    p->x = make(p, type, s->m, s->k, coded ? draw_hot : s->options & E4M3 ? draw_byte : draw_one);
+    if (s->options & E4M3)
+        p->x_scale = make(p, DT_F32, scale_rows(s), s->m, coded ? draw_power : draw_weight);
     p->y = make(p, y, s->m, p->cols, NULL);
     p->residual = make(p, y, s->m, p->cols, draw_one);
     p->cos = make(p, DT_F32, 1, s->m * HEAD / 2, draw_cos);
     p->sin = make(p, DT_F32, 1, s->m * HEAD / 2, draw_cos);
     for (int i = 0; i < p->segments; i++)
         for (int g = 0; g < (s->split ? GROUPS : 1); g++)
-            make_weights(p, i, g, type, s->options & E4M3 ? draw_byte : draw_weight);
+            make_weights(p, i, g, type, coded ? draw_digit : s->options & E4M3 ? draw_byte : draw_weight);
     const size_t count = (size_t)s->m * (size_t)p->cols;
     p->truth = calloc(count, sizeof(double));
     p->naive = calloc(count, sizeof(double));
