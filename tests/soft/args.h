@@ -13,6 +13,10 @@ struct unit_args {
     int kind;
 };
 
+struct unit_large_args { /* more than a launch may have */
+    char bytes[4100];
+};
+
 /* units_sm90.cu */
 enum unit_wgmma { UNIT_WGMMA_SS, UNIT_WGMMA_E4M3, UNIT_WGMMA_MN, UNIT_WGMMA_RS, UNIT_WGMMA_RS_MN };
 struct unit_sm90_args {

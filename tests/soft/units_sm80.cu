@@ -151,3 +151,7 @@ KERNEL(units_sm80_pattern, unit_args, 32, 1)
     st_shared_4(shared_address(&s.words[at]), v);
     sync_warp();
 }
+
+/* Launches of these are refused. */
+KERNEL(units_sm80_large, unit_large_args, 32, 1) {}
+KERNEL(units_sm80_wide, unit_args, 512, 1) {}
