@@ -254,7 +254,6 @@ Test(cli_commands, plan_of_several_gpus)
     SAYS(RUN("plan", "--gpus", "4", "--parallel", "cfg"), 2, "--gpus 2");
 }
 
-/* What a shape needs on the card: the parts are those of the checkpoint, and FP8 halves the blocks of the transformer. */
 /* What klein is held to on an H100, by the model (SPEED.md): seconds of a request and of a step, and what several cards make of one's step. */
 Test(cli_commands, plan_meets_the_goals)
 {
@@ -279,6 +278,7 @@ Test(cli_commands, plan_meets_the_goals)
                   goals[i].value, goals[i].goal);
 }
 
+/* What a shape needs on the card: the parts are those of the checkpoint, and FP8 halves the blocks of the transformer. */
 Test(cli_commands, plan_says_what_a_card_needs)
 {
     json_t *bf16 = program_json(OK_RUN("plan", "--json")),

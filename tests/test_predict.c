@@ -190,7 +190,6 @@ Test(predict, waves_and_tiles)
     FAILS(gpu_spec_named("3dfx", &none, &err), KLEIN_E_USAGE, "a100, l4, l40s, 4090, h100, h200, b200, 5090");
 }
 
-/* Figures are those of one card: its relatives with other clocks, memory or multiprocessors are not known. */
 /* What is launched on an H100 is what was predicted: of klein's products with a residual none takes more than 4 % longer, by the model, with
  * the tile that the rules pick than with the best one. */
 Test(predict, picks_of_the_rules)
@@ -234,6 +233,7 @@ Test(predict, picks_of_the_rules)
             }
 }
 
+/* Figures are those of one card: its relatives with other clocks, memory or multiprocessors are not known. */
 Test(predict, gpus_by_the_names_of_drivers)
 {
     const struct gpu_spec *h100 = gpu_spec_of("NVIDIA H100 80GB HBM3", 132);
