@@ -222,3 +222,10 @@ void race_acquire(struct warp *w, const struct clock *seen, const struct clock *
     join(&w->seen, seen);
     join(&w->proxied, proxied);
 }
+
+/* Not before: who waited for an earlier phase may look while this one is under way. */
+void race_complete(struct mbar *m)
+{
+    join(&m->seen, &m->arrived_seen);
+    join(&m->proxied, &m->arrived_proxied);
+}

@@ -106,8 +106,9 @@ struct mbar {
     int64_t announced; /* by expect_tx, and not yet issued */
     uint32_t phase;    /* completed phases */
     uint32_t waiting[WARPS_MAX];
-    struct clock seen, proxied;
-    uint32_t *looked; /* by thread: phases that it has waited for */
+    struct clock seen, proxied; /* what was released into completed phases: known to who waited */
+    struct clock arrived_seen, arrived_proxied; /* and into the one under way */
+    uint32_t *looked;                           /* by thread: phases that it has waited for */
     soft_site site;
 };
 
@@ -265,6 +266,7 @@ void race_bulk_read(struct thread *t, const struct clock *seen, const struct clo
 void race_bulk_read_done(struct block *b, int first_warp, int warps, uint32_t address, uint32_t bytes);
 void race_release(struct warp *w, struct clock *seen, struct clock *proxied); /* into a barrier */
 void race_acquire(struct warp *w, const struct clock *seen, const struct clock *proxied);
+void race_complete(struct mbar *m); /* its phase */
 void race_fence_proxy(struct warp *w);
 
 /* counters.cpp */

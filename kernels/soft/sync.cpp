@@ -164,6 +164,7 @@ static void mbar_advance(struct block *b, struct mbar *m, struct thread *blame)
               m->address, m->phase, (long long)-m->bytes);
     m->phase++;
     m->pending = m->expected;
+    race_complete(m);
     m->seen.at[mbar_unit(b, m)] = m->proxied.at[mbar_unit(b, m)] = m->phase;
     for (int w = 0; w < b->warps_used; w++) {
         wake(b, w, m->waiting[w]);
@@ -180,7 +181,7 @@ void soft_mbar_arrive(uint32_t address, uint32_t expect_bytes, soft_site site)
         fault(t, CUDA_ERROR_LAUNCH_FAILED,
               "mbarrier shared+0x%x, phase %u: more arrivals than its count of %d", address, m->phase,
               m->expected);
-    race_release(t->warp, &m->seen, &m->proxied);
+    race_release(t->warp, &m->arrived_seen, &m->arrived_proxied);
     m->bytes += expect_bytes;
     m->announced += expect_bytes;
     m->pending--;

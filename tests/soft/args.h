@@ -71,6 +71,7 @@ enum bug_sm90 {
     BUG90_REGISTERS,       /* setmaxnreg.inc without anyone giving */
     BUG90_NO_GRID_WAIT,    /* a dependent launch that never waits */
     BUG90_ARRIVAL_LEFT,    /* at a named barrier that nobody waits at */
+    BUG90_OPEN_PHASE,      /* reads what was released into the phase after the one that it waited for */
 };
 enum { BUG90_THREADS = 256, BUG90_STAGES = 2 };
 struct bug_sm90_args {

@@ -64,6 +64,21 @@ DEVICE void consume(const bug_sm90_args &args, bugs_sm90_shared &s, uint32_t a, 
     }
 }
 
+/* Four warps complete a phase; one of them writes and arrives once more. Another one has waited for the first phase, and reads. */
+DEVICE void read_of_open_phase(bugs_sm90_shared &s)
+{
+    const uint32_t bar = shared_address(s.empty), out = shared_address(s.out);
+    const int warp = warp_index(), first = lane_index() == 0;
+    if (warp < 4 && first) mbar_arrive(bar);
+    if (warp == 0) mbar_wait(bar, 0);
+    if (warp == 0) st_shared_4(out + 4 * lane_index(), 1);
+    sync_warp();
+    if (warp == 0 && first) mbar_arrive(bar);
+    if (warp != 4) return;
+    mbar_wait(bar, 0);
+    ld_shared_4(out + 4 * lane_index());
+}
+
 KERNEL(bugs_sm90_gemm, bug_sm90_args, BUG90_THREADS, 1)
 {
     SHARED(bugs_sm90_shared, s);
@@ -78,6 +93,7 @@ KERNEL(bugs_sm90_gemm, bug_sm90_args, BUG90_THREADS, 1)
     }
     sync_threads();
     if (args.bug != BUG90_NO_GRID_WAIT) grid_wait();
+    if (args.bug == BUG90_OPEN_PHASE) return read_of_open_phase(s);
     if (args.bug == BUG90_REGISTERS) registers_increase<256>();
     if (args.bug == BUG90_ARRIVAL_LEFT && thread_index() < 128) bar_arrive(5, 256);
     if (thread_index() == 0) produce(args, s, a, b);
