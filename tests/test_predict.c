@@ -2,6 +2,7 @@
  * change of the model shows; rows that klein's plans rest on are within 10 %. Where the model is further off, the reason is given. */
 #include "support/support.h"
 
+#include "../bench/forecast.h"
 #include "../engine/context.h"
 #include "../kernels/gemm/gemm_pick.h"
 #include "../kernels/predict.h"
@@ -231,6 +232,54 @@ Test(predict, picks_of_the_rules)
                           rows[r][0], rows[r][1], weights[w].n, weights[w].k, v->name, 1e6 * picked,
                           1e6 * best);
             }
+}
+
+/* TFLOP/s of the ops of a step, by kind, with the kernels that the rules pick. */
+static void step_rates(const char *card, int side, double rates[FORECAST_KINDS])
+{
+    const struct forecast_card *c = NULL;
+    for (int i = 0; (c = forecast_card(i)) && strcmp(c->name, card);) i++;
+    cr_assert(c, "%s", card);
+    const struct gpu_spec g = spec_of(card);
+    struct forecast_sum sums[FORECAST_KINDS] = {{0, 0}};
+    struct model_config config;
+    struct plan plan;
+    OK(config_named("klein-4b", &config, &err));
+    OK(plan_make(&config, DT_BF16, &(struct klein_request){.width = side, .height = side, .steps = 4}, &plan,
+                 &err));
+    for (int i = 0; i < plan.n_ops; i++)
+        for (int e4m3 = 0; e4m3 <= forecast_has_e4m3(&g, &plan.ops[i]); e4m3++) {
+            struct forecast f;
+            OK(forecast_op(c, &plan.ops[i], e4m3, &f, &err));
+            forecast_add(sums, &plan.ops[i], e4m3, &f);
+        }
+    plan_free(&plan);
+    for (int i = 0; i < FORECAST_KINDS; i++) rates[i] = sums[i].flops / sums[i].seconds / 1e12;
+}
+
+/* sm_90 and sm_100 multiply e4m3 by mma.sync no faster than f16: klein's kernels make FP8 slower than BF16 on a B200, faster where the
+ * instruction exists. */
+Test(predict, e4m3_by_conversion)
+{
+    const struct gpu_spec b200 = spec_of("b200"), h100 = spec_of("h100"), ada = spec_of("l40s");
+    static const char *const kernels[] = {"gemm_sm89_linear_128x128_s3", "gemm_sm89_qkv_128x128_s3"};
+    for (int i = 0; i < 2; i++) {
+        const struct gpu_spec on_b200 = forecast_rates(&b200, 100, kernels[i]),
+                              on_h100 = forecast_rates(&h100, 90, kernels[i]),
+                              on_ada = forecast_rates(&ada, 89, kernels[i]);
+        cr_expect(on_b200.products == GPU_MMA_SYNC && on_b200.bf16 == b200.mma_sync, "%s", kernels[i]);
+        cr_expect(on_b200.e4m3 < b200.mma_sync && on_b200.e4m3 > b200.mma_sync / 2, "%s", kernels[i]);
+        cr_expect(on_h100.e4m3 < h100.mma_sync, "%s", kernels[i]);
+        cr_expect(on_ada.e4m3 == 2 * ada.mma_sync, "%s", kernels[i]);
+    }
+    cr_expect(forecast_rates(&h100, 90, "gemm_linear_e4m3_sm90_128x128").e4m3 == 8192);
+    double rates[FORECAST_KINDS];
+    step_rates("b200", 1024, rates);
+    cr_expect(rates[FORECAST_E4M3] < rates[FORECAST_BF16], "B200: e4m3 %.0f, BF16 %.0f TFLOP/s",
+              rates[FORECAST_E4M3], rates[FORECAST_BF16]);
+    step_rates("l40s", 1024, rates);
+    cr_expect(rates[FORECAST_E4M3] > 1.5 * rates[FORECAST_BF16], "L40S: e4m3 %.0f, BF16 %.0f TFLOP/s",
+              rates[FORECAST_E4M3], rates[FORECAST_BF16]);
 }
 
 /* Figures are those of one card: its relatives with other clocks, memory or multiprocessors are not known. */
