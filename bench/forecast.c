@@ -2,6 +2,7 @@
 
 #include "../kernels/attention/attention_pick.h"
 #include "../kernels/conv/conv_pick.h"
+#include "../kernels/device/args.h"
 #include "../kernels/gemm/gemm_pick.h"
 
 #include <stdio.h>
@@ -34,6 +35,48 @@ struct gpu_spec forecast_rates(const struct gpu_spec *g, int arch, const char *k
     s.bf16 = g->mma_sync;
     s.e4m3 = arch == 90 || arch == 100 ? converted_e4m3(g->mma_sync, kernel) : 2 * g->mma_sync;
     return s;
+}
+
+/* Kernels with shared memory that no rule picks among; those with none are bound by threads and registers alone. */
+static const struct forecast_launch launches[] = {
+    {"adaln_bf16_256", ADALN_THREADS, ADALN_SHARED(256)},
+    {"adaln_bf16_1024", ADALN_THREADS, ADALN_SHARED(1024)},
+    {"adaln_bf16_3072", ADALN_THREADS, ADALN_SHARED(3072)},
+    {"adaln_bf16_4096", ADALN_THREADS, ADALN_SHARED(4096)},
+    {"adaln_f32_256", ADALN_THREADS, ADALN_SHARED(256)},
+    {"adaln_f32_1024", ADALN_THREADS, ADALN_SHARED(1024)},
+    {"adaln_f32_3072", ADALN_THREADS, ADALN_SHARED(3072)},
+    {"adaln_f32_4096", ADALN_THREADS, ADALN_SHARED(4096)},
+    {"adaln_e4m3_sm89_bf16_256", ADALN_THREADS, ADALN_SHARED(256)},
+    {"adaln_e4m3_sm89_bf16_1024", ADALN_THREADS, ADALN_SHARED(1024)},
+    {"adaln_e4m3_sm89_bf16_3072", ADALN_THREADS, ADALN_SHARED(3072)},
+    {"adaln_e4m3_sm89_bf16_4096", ADALN_THREADS, ADALN_SHARED(4096)},
+    {"groupnorm_stats_bf16", SPREAD_THREADS, GROUPNORM_SHARED(2, 8)},
+    {"groupnorm_stats_f32", SPREAD_THREADS, GROUPNORM_SHARED(2, 4)},
+    {"groupnorm_stats_any", SPREAD_THREADS, GROUPNORM_SHARED(2, 1)},
+    {"groupnorm_combine", GROUPNORM_COMBINE_THREADS, GROUPNORM_COMBINE_SHARED},
+    {"groupnorm_apply_bf16", SPREAD_THREADS, GROUPNORM_SHARED(3, 8)},
+    {"groupnorm_apply_f32", SPREAD_THREADS, GROUPNORM_SHARED(3, 4)},
+    {"groupnorm_apply_any", SPREAD_THREADS, GROUPNORM_SHARED(3, 1)},
+    {"linear_simple_product", LINEAR_SIMPLE_THREADS, LINEAR_SIMPLE_SHARED},
+};
+
+int forecast_launch_of(int i, struct forecast_launch *l)
+{
+    const struct gemm_variant *gemm;
+    const struct attention_variant *attention;
+    const struct conv_variant *conv;
+    int at = i;
+    for (int j = 0; (gemm = gemm_variant(j)); j++)
+        if (!at--) return *l = (struct forecast_launch){gemm->name, gemm->threads, gemm->shared}, 1;
+    for (int j = 0; (attention = attention_variant(j)); j++)
+        if (!at--)
+            return *l = (struct forecast_launch){attention->name, attention->threads, attention->shared}, 1;
+    for (int j = 0; (conv = conv_variant(j)); j++)
+        if (!at--) return *l = (struct forecast_launch){conv->name, conv->threads, conv->shared}, 1;
+    if (at < 0 || at >= (int)(sizeof launches / sizeof *launches)) return 0;
+    *l = launches[at];
+    return 1;
 }
 
 static enum klein_status of_linear(const struct forecast_card *c, const struct gpu_spec *g,

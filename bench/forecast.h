@@ -15,6 +15,14 @@ struct forecast_card {
 /* The i-th; NULL past the last. */
 const struct forecast_card *forecast_card(int i);
 
+/* What kernels with shared memory are launched with: bytes, all of it dynamic. */
+struct forecast_launch {
+    const char *kernel;
+    unsigned threads, shared;
+};
+/* The i-th; 0 past the last. */
+int forecast_launch_of(int i, struct forecast_launch *l);
+
 struct forecast {
     const char *kernel; /* NULL: no matrix kernel computes the op */
     int threads, shared;

@@ -9,6 +9,14 @@
 
 #include "ops.h"
 
+/* Against the published figures that test_predict.c lists, in percent: the median, the worst of kernels such as klein has, the worst of all. The
+ * test holds these to its table. */
+struct predict_error {
+    int figures;
+    double median, worst, worst_of_all;
+};
+extern const struct predict_error predict_error;
+
 /* How a GPU's products are written: decides tiles, and what a step costs beside its products. */
 enum gpu_products { GPU_MMA_SYNC, GPU_WGMMA, GPU_TCGEN05 };
 

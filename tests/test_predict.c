@@ -8,6 +8,7 @@
 #include "../kernels/predict.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 static struct klein_error err;
 
@@ -36,81 +37,102 @@ static void compare(struct known known, double flops, double seconds)
 
 /* Sources: READMEs of pranjalssh/fast.cu, deepseek-ai/DeepGEMM (H800: an H100's multiprocessors), gau-nernst/learn-cuda; the "MAMF" table of
  * stas00/ml-engineering; cuBLAS as measured on rented machines with random data. */
+static const struct {
+    struct known known;
+    struct product p;
+} products[] = {
+    {{"fast.cu 12, 4096^3", "h100", 763, 3.0, 0},
+     {.m = 4096, .n = 4096, .k = 4096, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
+    {{"fast.cu 12, 8192^3", "h100", 808, -0.4, 0},
+     {.m = 8192, .n = 8192, .k = 8192, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
+    {{"cuBLAS 8192^3, 769 to 798", "h100", 784, 2.7, 0},
+     {.m = 8192, .n = 8192, .k = 8192, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
+    {{"DeepGEMM e4m3", "h100", 1377, 2.6, 0},
+     {.m = 4096, .n = 4096, .k = 7168, .element = 1, .tile_m = 128, .tile_n = 128, .share = 2}},
+    {{"DeepGEMM e4m3, long k", "h100", 1500, -2.2, 0},
+     {.m = 4096, .n = 7168, .k = 16384, .element = 1, .tile_m = 128, .tile_n = 128, .share = 2}},
+    {{"DeepGEMM e4m3, short k", "h100", 1204, -3.7, 0},
+     {.m = 4096, .n = 24576, .k = 1536, .element = 1, .tile_m = 128, .tile_n = 128, .share = 2}},
+    {{"DeepGEMM e4m3, 1159 to 1185", "h100", 1172, 3.4, 0},
+     {.m = 4096, .n = 7168, .k = 2048, .element = 1, .tile_m = 128, .tile_n = 128, .share = 2}},
+    {{"learn-cuda, A100 40 GB, 220 to 240", "a100", 230, -0.5, 0},
+     {.m = 4096, .n = 4096, .k = 4096, .element = 2, .tile_m = 128, .tile_n = 128}},
+    {{"cuBLAS, A100 40 GB, 244 to 262", "a100", 253, -9.6, 0},
+     {.m = 4096, .n = 4096, .k = 4096, .element = 2, .tile_m = 128, .tile_n = 128}},
+    {{"learn-cuda 8192^3", "5090", 201, -3.3, 0},
+     {.m = 8192, .n = 8192, .k = 8192, .element = 2, .tile_m = 128, .tile_n = 128}},
+    {{"learn-cuda 4096^3, pairs", "b200", 1326, 7.0, 0},
+     {.m = 4096, .n = 4096, .k = 4096, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
+    {{"MAMF", "b200", 1745, -4.8, 0},
+     {.m = 16384, .n = 16384, .k = 16384, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
+    /* Block-scaled e4m3, which klein does not use: its instruction's real rate is not published. */
+    {{"learn-cuda mxf8, 8192^3", "5090", 503, 42.4, 1},
+     {.m = 8192, .n = 8192, .k = 8192, .element = 1, .tile_m = 128, .tile_n = 128, .share = 1, .rate = 2048}},
+};
+
 Test(predict, products)
 {
-    static const struct {
-        struct known known;
-        struct product p;
-    } cases[] = {
-        {{"fast.cu 12, 4096^3", "h100", 763, 3.0, 0},
-         {.m = 4096, .n = 4096, .k = 4096, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
-        {{"fast.cu 12, 8192^3", "h100", 808, -0.4, 0},
-         {.m = 8192, .n = 8192, .k = 8192, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
-        {{"cuBLAS 8192^3, 769 to 798", "h100", 784, 2.7, 0},
-         {.m = 8192, .n = 8192, .k = 8192, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
-        {{"DeepGEMM e4m3", "h100", 1377, 2.6, 0},
-         {.m = 4096, .n = 4096, .k = 7168, .element = 1, .tile_m = 128, .tile_n = 128, .share = 2}},
-        {{"DeepGEMM e4m3, long k", "h100", 1500, -2.2, 0},
-         {.m = 4096, .n = 7168, .k = 16384, .element = 1, .tile_m = 128, .tile_n = 128, .share = 2}},
-        {{"DeepGEMM e4m3, short k", "h100", 1204, -3.7, 0},
-         {.m = 4096, .n = 24576, .k = 1536, .element = 1, .tile_m = 128, .tile_n = 128, .share = 2}},
-        {{"DeepGEMM e4m3, 1159 to 1185", "h100", 1172, 3.4, 0},
-         {.m = 4096, .n = 7168, .k = 2048, .element = 1, .tile_m = 128, .tile_n = 128, .share = 2}},
-        {{"learn-cuda, A100 40 GB, 220 to 240", "a100", 230, -0.5, 0},
-         {.m = 4096, .n = 4096, .k = 4096, .element = 2, .tile_m = 128, .tile_n = 128}},
-        {{"cuBLAS, A100 40 GB, 244 to 262", "a100", 253, -9.6, 0},
-         {.m = 4096, .n = 4096, .k = 4096, .element = 2, .tile_m = 128, .tile_n = 128}},
-        {{"learn-cuda 8192^3", "5090", 201, -3.3, 0},
-         {.m = 8192, .n = 8192, .k = 8192, .element = 2, .tile_m = 128, .tile_n = 128}},
-        {{"learn-cuda 4096^3, pairs", "b200", 1326, 7.0, 0},
-         {.m = 4096, .n = 4096, .k = 4096, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
-        {{"MAMF", "b200", 1745, -4.8, 0},
-         {.m = 16384, .n = 16384, .k = 16384, .element = 2, .tile_m = 128, .tile_n = 256, .share = 2}},
-        /* Block-scaled e4m3, which klein does not use: its instruction's real rate is not published. */
-        {{"learn-cuda mxf8, 8192^3", "5090", 503, 42.4, 1},
-         {.m = 8192,
-          .n = 8192,
-          .k = 8192,
-          .element = 1,
-          .tile_m = 128,
-          .tile_n = 128,
-          .share = 1,
-          .rate = 2048}},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct gpu_spec g = spec_of(cases[i].known.gpu);
-        const struct product *p = &cases[i].p;
-        compare(cases[i].known, 2 * p->m * p->n * p->k, predict_product(&g, p));
+    for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
+        struct gpu_spec g = spec_of(products[i].known.gpu);
+        const struct product *p = &products[i].p;
+        compare(products[i].known, 2 * p->m * p->n * p->k, predict_product(&g, p));
     }
 }
 
 /* Heads of 128, 16384 tokens in all, 16 heads: how FlashAttention's READMEs bench; gau-nernst/learn-cuda 07. */
+static const struct {
+    struct known known;
+    int tokens, causal, mma_sync;
+} attentions[] = {
+    {{"FA3 2k", "h100", 625, -4.6, 0}, 2048, 0, 0},
+    {{"FA3 4k", "h100", 638, -3.6, 0}, 4096, 0, 0},
+    {{"FA3 8k", "h100", 646, -3.3, 0}, 8192, 0, 0},
+    {{"FA3 16k", "h100", 648, -2.8, 0}, 16384, 0, 0},
+    {{"FA3 16k, causal", "h100", 616, 0.6, 0}, 16384, 1, 0},
+    {{"FA2 on Hopper, 340 to 370", "h100", 355, 4.9, 0}, 4096, 0, 1},
+    {{"FA2, 203 to 225", "a100", 214, 0, 0}, 4096, 0, 0},
+    {{"FA2", "4090", 164, -9.9, 0}, 4096, 0, 0},
+    {{"learn-cuda v5", "5090", 197.7, -8.6, 0}, 4096, 0, 0},
+    /* Computes part of the exponentials on the f32 units; the model does not, and klein has no such kernel. */
+    {{"FA4", "b200", 1613, -40, 1}, 4096, 0, 0},
+};
+
 Test(predict, attention)
 {
-    static const struct {
-        struct known known;
-        int tokens, causal, mma_sync;
-    } cases[] = {
-        {{"FA3 2k", "h100", 625, -4.6, 0}, 2048, 0, 0},
-        {{"FA3 4k", "h100", 638, -3.6, 0}, 4096, 0, 0},
-        {{"FA3 8k", "h100", 646, -3.3, 0}, 8192, 0, 0},
-        {{"FA3 16k", "h100", 648, -2.8, 0}, 16384, 0, 0},
-        {{"FA3 16k, causal", "h100", 616, 0.6, 0}, 16384, 1, 0},
-        {{"FA2 on Hopper, 340 to 370", "h100", 355, 4.9, 0}, 4096, 0, 1},
-        {{"FA2, 203 to 225", "a100", 214, 0, 0}, 4096, 0, 0},
-        {{"FA2", "4090", 164, -9.9, 0}, 4096, 0, 0},
-        {{"learn-cuda v5", "5090", 197.7, -8.6, 0}, 4096, 0, 0},
-        /* Computes part of the exponentials on the f32 units; the model does not, and klein has no such kernel. */
-        {{"FA4", "b200", 1613, -40, 1}, 4096, 0, 0},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct gpu_spec g = spec_of(cases[i].known.gpu);
-        if (cases[i].mma_sync) g.products = GPU_MMA_SYNC;
-        double n = cases[i].tokens, heads = 16 * 16384 / n;
-        struct attention_problem p = {heads, n, n, 128, cases[i].causal};
-        double flops = 4 * heads * n * n * 128 / (cases[i].causal ? 2 : 1);
-        compare(cases[i].known, flops, predict_attention(&g, &p));
+    for (size_t i = 0; i < sizeof attentions / sizeof *attentions; i++) {
+        struct gpu_spec g = spec_of(attentions[i].known.gpu);
+        if (attentions[i].mma_sync) g.products = GPU_MMA_SYNC;
+        double n = attentions[i].tokens, heads = 16 * 16384 / n;
+        struct attention_problem p = {heads, n, n, 128, attentions[i].causal};
+        double flops = 4 * heads * n * n * 128 / (attentions[i].causal ? 2 : 1);
+        compare(attentions[i].known, flops, predict_attention(&g, &p));
     }
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* What kernel_report --predict says of the model. */
+Test(predict, error)
+{
+    enum {
+        PRODUCTS = sizeof products / sizeof *products,
+        ATTENTIONS = sizeof attentions / sizeof *attentions
+    };
+    double errors[PRODUCTS + ATTENTIONS], near = 0;
+    for (int i = 0; i < PRODUCTS + ATTENTIONS; i++) {
+        const struct known *k = i < PRODUCTS ? &products[i].known : &attentions[i - PRODUCTS].known;
+        errors[i] = fabs(k->error);
+        if (!k->far) near = fmax(near, errors[i]);
+    }
+    qsort(errors, PRODUCTS + ATTENTIONS, sizeof *errors, by_size);
+    cr_expect_eq(predict_error.figures, PRODUCTS + ATTENTIONS);
+    cr_expect_eq(predict_error.median, errors[(PRODUCTS + ATTENTIONS) / 2]);
+    cr_expect_eq(predict_error.worst, near);
+    cr_expect_eq(predict_error.worst_of_all, errors[PRODUCTS + ATTENTIONS - 1]);
 }
 
 static double seconds_of(const char *gpu, int size, int e4m3, enum klein_stage stage)
