@@ -58,6 +58,7 @@ static const struct forecast_launch launches[] = {
     {"groupnorm_apply_bf16", SPREAD_THREADS, GROUPNORM_SHARED(3, 8)},
     {"groupnorm_apply_f32", SPREAD_THREADS, GROUPNORM_SHARED(3, 4)},
     {"groupnorm_apply_any", SPREAD_THREADS, GROUPNORM_SHARED(3, 1)},
+    {"quantise_sm89_bf16", QUANTISE_THREADS, QUANTISE_SHARED},
     {"linear_simple_product", LINEAR_SIMPLE_THREADS, LINEAR_SIMPLE_SHARED},
 };
 

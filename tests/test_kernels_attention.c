@@ -353,6 +353,9 @@ static void check_counts(const char *kernel, int rows, int tile, int hd, uint64_
               (unsigned long long)c.global_sectors, (unsigned long long)c.global_sectors_ideal);
     cr_assert(c.tensor_flops == 4ull * (uint64_t)(queries * KEYS * HEADS * hd));
     cr_assert(c.cp_async_bytes == 2ull * (uint64_t)(blocks * hd * (rows + 2 * KEYS)));
+    const uint64_t o_bytes = 2ull * (uint64_t)(queries * HEADS * hd); /* all by 16 bytes a lane */
+    for (int i = 0; i < SOFTGPU_WIDTHS; i++)
+        cr_assert_eq(c.global_requests[i], i < 4 ? 0 : (c.cp_async_bytes + o_bytes) / 512);
     cr_assert(c.barriers ==
                   (uint64_t)blocks * (barriers_per_block + barriers_per_tile * (uint64_t)(KEYS / tile)),
               "%s: %llu barriers", kernel, (unsigned long long)c.barriers);

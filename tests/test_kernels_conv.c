@@ -1,5 +1,6 @@
 /* The convolution kernels on the soft GPU: every case against ref by the rule of op_cases.h, on several claimed chips, in several orders
  * of threads and landings; the same bytes each time; bands of any height; what they cost by the soft GPU's counters. */
+#include "support/accesses.h"
 #include "support/gpu_device.h"
 #include "support/op_cases.h"
 #include "support/support.h"
@@ -350,9 +351,10 @@ static struct tensor on_gpu(struct gpu_device *d, struct tensor t)
     return t;
 }
 
-/* Whole tiles: no bank conflicts, whole sectors, every multiplication needed, and each operand as often as it must be. */
+/* Whole tiles: no bank conflicts, whole sectors, every multiplication needed, and each operand as often as it must be. accesses: by width; the
+ * bias is fetched by 8 bytes, and 8 couts leave one by one. */
 static void check_counts(const char *kernel, const char *arch, int side, int cin, int cout, int ksize,
-                         uint64_t cp_async, uint64_t tma)
+                         uint64_t cp_async, uint64_t tma, const char *accesses)
 {
     struct gpu_device *d = open_chip(arch, 0, SOFTGPU_LATE, 1);
     setenv("KLEIN_CONV", kernel, 1);
@@ -382,6 +384,7 @@ static void check_counts(const char *kernel, const char *arch, int side, int cin
     cr_expect(n.cp_async_bytes == cp_async, "%s: cp.async %llu", kernel,
               (unsigned long long)n.cp_async_bytes);
     cr_expect(n.tma_bytes == tma, "%s: tma %llu", kernel, (unsigned long long)n.tma_bytes);
+    expect_accesses(&n, kernel, accesses);
     void *const all[] = {a.x.ptr, a.w.ptr, a.bias.ptr, a.y.ptr};
     for (int i = 0; i < 4; i++) gpu_free(d->gpu, all[i]);
     device_close(&d->base);
@@ -392,18 +395,19 @@ Test(kernels_conv, no_bank_conflicts_no_wasted_sectors)
     enum { PIXELS = 256, K = 9 * 128 };
     /* x once per tile of couts, w once per tile of 128 pixels, the residual once */
     check_counts("conv_sm80_128x128_s2", "sm_80", 16, 128, 128, 3,
-                 2 * (PIXELS * K + 2 * 128 * K + PIXELS * 128), 0);
+                 2 * (PIXELS * K + 2 * 128 * K + PIXELS * 128), 0, "8: 64, 16: 2608");
     check_counts("conv_sm80_128x128_s3", "sm_80", 16, 128, 256, 1,
-                 2 * (2 * PIXELS * 128 + 2 * 256 * 128 + PIXELS * 256), 0);
+                 2 * (2 * PIXELS * 128 + 2 * 256 * 128 + PIXELS * 256), 0, "8: 128, 16: 1024");
     check_counts("conv_sm80_128x64", "sm_80", 16, 128, 128, 3,
-                 2 * (2 * PIXELS * K + 2 * 128 * K + PIXELS * 128), 0);
-    check_counts("conv_sm80_128x8", "sm_80", 16, 128, 8, 3, 2 * (PIXELS * K + 2 * 8 * K), 0);
+                 2 * (2 * PIXELS * K + 2 * 128 * K + PIXELS * 128), 0, "8: 128, 16: 3712");
+    check_counts("conv_sm80_128x8", "sm_80", 16, 128, 8, 3, 2 * (PIXELS * K + 2 * 8 * K), 0,
+                 "2: 128, 4: 64, 16: 1188");
     check_counts("conv_sm90_128x128", "sm_90a", 16, 128, 128, 3, 0,
-                 2 * (PIXELS * K + 2 * 128 * K + 2 * PIXELS * 128));
+                 2 * (PIXELS * K + 2 * 128 * K + 2 * PIXELS * 128), "8: 256");
     check_counts("conv_sm90_128x192", "sm_90a", 16, 128, 192, 1, 0,
-                 2 * (PIXELS * 128 + 2 * 192 * 128 + 2 * PIXELS * 192));
+                 2 * (PIXELS * 128 + 2 * 192 * 128 + 2 * PIXELS * 192), "8: 384");
     check_counts("conv_sm90_128x256", "sm_90a", 16, 128, 256, 3, 0,
-                 2 * (PIXELS * K + 2 * 256 * K + 2 * PIXELS * 256));
+                 2 * (PIXELS * K + 2 * 256 * K + 2 * PIXELS * 256), "8: 512");
 }
 
 /* Statistics of y come from the tiles: beside them only the blocks that add up, one per group, and no bank conflicts. */

@@ -1,6 +1,7 @@
 /* The wgmma kernels of op linear on the soft GPU, each variant with every product that it takes: against the same product and epilogue in
  * f64 (soft/products.h), by the rule of op_cases.h; in several orders of threads and landings and on few and many multiprocessors,
  * with the same bytes each time; what they cost by the soft GPU's counters. */
+#include "support/accesses.h"
 #include "soft/products.h"
 
 #include "../kernels/gemm/gemm_sm90_launch.h"
@@ -287,6 +288,14 @@ Test(kernels_gemm_sm90, counters)
         {"linear by 128", 384, 256, 192, {RESIDUAL}, {768}, SCALE_GROUPS | GATE | IN_PLACE, 0},
     };
     const int expected[] = {6, 2, 2, 2, 3};
+    /* Beside copies of tiles: what a lane fetches for its pairs of columns and its rows (gates, norms, scales, tables); by 16
+     * the residual's and y's last 16 of 144 columns. */
+    static const char *const accesses[5][6] = {
+        {"8: 3072", "8: 2304", "8: 3072", "8: 3072, 16: 240", "8: 3072", "8: 2304"},
+        {"", ""},
+        {"4: 6144, 8: 1536", "4: 6144, 8: 1536"},
+        {"4: 768, 8: 6144", "4: 768, 8: 6144"},
+        {"4: 768, 8: 6144", "4: 1152, 8: 6144, 16: 240", "4: 1152, 8: 6144"}};
     for (int x = 0; x < 5; x++) {
         const struct shape *s = &shapes[x];
         struct product *p = make_product(s);
@@ -321,6 +330,7 @@ Test(kernels_gemm_sm90, counters)
             cr_assert(c.tma_bytes == tiles * blocks * 128 * (bm + bn) + 2 * rows * out, "%s: %llu", v->name,
                       (unsigned long long)c.tma_bytes);
             cr_assert(c.blocks == (tiles < 5 ? tiles : 5), "%s", v->name);
+            expect_accesses(&c, v->name, accesses[x][taken]);
             taken++;
         }
         cr_assert(taken == expected[x], "%s: %d", s->name, taken);

@@ -409,6 +409,13 @@ static void check_counts(const char *kernel, int bm, const struct op_case *c, in
     cr_assert(cost.cp_async_bytes == blocks * k_blocks * (uint64_t)(bm + 128) * 128 +
                                          (residual ? 2ull * (uint64_t)(c->m * c->n) : 0));
     cr_assert(cost.barriers == blocks * (k_blocks + 1));
+    /* Operands, residual and y by 16 bytes a lane; what is narrower fetches norms and tables of heads. */
+    const uint64_t *requests = cost.global_requests,
+                   y_bytes = 2ull * (uint64_t)(c->m * w_rows) / (c->epilogue == LINEAR_SWIGLU ? 2 : 1);
+    cr_assert(requests[4] == (cost.cp_async_bytes + y_bytes) / 512, "%s, %s: %d requests for 16 bytes",
+              kernel, c->name, (int)requests[4]);
+    cr_assert(requests[0] + requests[1] == 0 && (c->epilogue == LINEAR_QKV || requests[2] + requests[3] == 0),
+              "%s, %s: narrow accesses", kernel, c->name);
 }
 
 Test(kernels_linear, no_bank_conflicts_no_wasted_sectors)
@@ -700,7 +707,7 @@ Test(kernels_linear, e4m3_small_tiles)
 
 Test(kernels_linear, quantised_rows)
 {
-    static const int cols[] = {8, 256, 3072, 4096, 4104, 12288};
+    static const int cols[] = {16, 256, 3072, 4096, 4112, 12288};
     struct gpu_device *d = open_chip("sm_89", 3, SOFTGPU_RANDOM, 0);
     struct temporaries t = {.gpu = d->gpu};
     for (int i = 0; i < 6; i++) {

@@ -1,5 +1,6 @@
 /* The kernels of norm/ and pointwise/ on the soft GPU: every case against ref by the rule of op_cases.h, on several claimed chips, in
  * several orders of threads; the same bytes in every order; special values; what they move, by the soft GPU's counters. */
+#include "support/accesses.h"
 #include "support/gpu_device.h"
 #include "support/op_cases.h"
 #include "support/support.h"
@@ -259,8 +260,8 @@ Test(kernels_norm, adaln_e4m3_refuses)
     d = open_chip(&(struct chip){"sm_89", 0, SOFTGPU_LATE}, 0);
     wrong = a, wrong.x.dtype = DT_F32;
     FAILS(norm_adaln(d->gpu, &wrong, &err), KLEIN_E_UNSUPPORTED, "x is F32");
-    wrong = a, wrong.x.cols = wrong.y.cols = 60;
-    FAILS(norm_adaln(d->gpu, &wrong, &err), KLEIN_E_UNSUPPORTED, "multiple of 8 up to 4096");
+    wrong = a, wrong.x.cols = wrong.y.cols = 56;
+    FAILS(norm_adaln(d->gpu, &wrong, &err), KLEIN_E_UNSUPPORTED, "multiple of 16 up to 4096");
     device_close(&d->base);
 
     OK(device_open("cpu", &(struct device_options){.threads = 1}, &cpu, &err));
@@ -350,8 +351,9 @@ static void start_counting(struct gpu_device *d)
     softgpu_reset_counters();
 }
 
-/* `bytes`: what the op must read and write; beside it (modulation, weights, statistics) at most a part `more`. */
-static void check_counters(struct gpu_device *d, const char *what, double bytes, double more)
+/* `bytes`: what the op must read and write; beside it (modulation, weights, statistics) at most a part `more`. accesses: by width. */
+static void check_counters(struct gpu_device *d, const char *what, double bytes, double more,
+                           const char *accesses)
 {
     struct softgpu_counters n;
     OK(gpu_sync(d->gpu, &err));
@@ -362,10 +364,12 @@ static void check_counters(struct gpu_device *d, const char *what, double bytes,
     cr_expect(moved >= bytes && moved <= bytes * (1 + more), "%s: moved %.0f bytes for %.0f", what, moved,
               bytes);
     cr_expect(n.bank_conflicts == 0, "%s: %llu bank conflicts", what, (unsigned long long)n.bank_conflicts);
+    expect_accesses(&n, what, accesses);
 }
 
 static void count_norms(struct gpu_device *d, enum dtype act)
 {
+    const int f32 = act == DT_F32;
     struct op_cost cost;
     struct adaln_args ln = {
         .x = on_gpu(d, act, 64, 3072, NULL), .y = on_gpu(d, act, 64, 3072, NULL), .split = 24};
@@ -373,17 +377,28 @@ static void count_norms(struct gpu_device *d, enum dtype act)
     OK(ops_check_adaln(&ln, &cost, &err));
     start_counting(d);
     OK(norm_adaln(d->gpu, &ln, &err));
-    check_counters(d, "adaln", 2.0 * 64 * 3072 * (double)dtype_size(act), 0.26); /* 24 KiB per 8 rows */
+    check_counters(d, "adaln", 2.0 * 64 * 3072 * (double)dtype_size(act), 0.26,
+                   f32 ? "16: 3456" : "16: 1920"); /* 24 KiB per 8 rows */
 
     struct rmsnorm_args rms = {.x = on_gpu(d, act, 16, 2560, NULL),
                                .y = on_gpu(d, act, 16, 2560, NULL),
                                .w = on_gpu(d, DT_BF16, 1, 2560, NULL)};
     start_counting(d);
     OK(norm_rmsnorm(d->gpu, &rms, &err));
-    check_counters(d, "rmsnorm", 2.0 * 16 * 2560 * (double)dtype_size(act),
-                   0.5); /* w per row, from the cache */
+    check_counters(d, "rmsnorm", 2.0 * 16 * 2560 * (double)dtype_size(act), 0.5,
+                   f32 ? "8: 320, 16: 640" : "16: 480"); /* w per row, from the cache */
 
-    for (int channels = 128; channels <= 512; channels *= 2) {
+    static const char *const stats_accesses[2][3] = {{"4: 144, 8: 128, 16: 2048", "4: 352, 8: 512, 16: 4096",
+                                                      "4: 1152, 8: 2048, 16: 8192"},
+                                                     {"4: 224, 8: 256, 16: 4096", "4: 640, 8: 1024, 16: 8192",
+                                                      "4: 2240, 8: 4096, 16: 16384"}},
+                             *const apply_accesses[2][3] = {
+                                 {"2: 128, 4: 128, 16: 4096", "2: 512, 4: 512, 16: 8192",
+                                  "2: 2048, 4: 2048, 16: 16384"},
+                                 {"2: 256, 4: 256, 16: 8192", "2: 1024, 4: 1024, 16: 16384",
+                                  "2: 4096, 4: 4096, 16: 32768"}};
+    for (int i = 0; i < 3; i++) {
+        const int channels = 128 << i;
         struct tensor x = on_gpu(d, act, 4096, channels, NULL), y = on_gpu(d, act, 4096, channels, NULL);
         struct tensor stats = on_gpu(d, DT_F32, 32, 2, NULL), w = on_gpu(d, DT_BF16, 1, channels, NULL);
         double bytes = 4096.0 * channels * (double)dtype_size(act);
@@ -391,16 +406,17 @@ static void count_norms(struct gpu_device *d, enum dtype act)
         struct tensor scratch = on_gpu(d, DT_F32, 1, (int)norm_gn_stats_scratch(&gs) / 4, NULL);
         start_counting(d);
         OK(norm_gn_stats(d->gpu, &gs, scratch.ptr, &err));
-        check_counters(d, "gn_stats", bytes, 0.15);
+        check_counters(d, "gn_stats", bytes, 0.15, stats_accesses[f32][i]);
         struct gn_apply_args ga = {.y = y, .x = x, .norm = {stats, w, w}, .silu = 1};
         start_counting(d);
         OK(norm_gn_apply(d->gpu, &ga, &err));
-        check_counters(d, "gn_apply", 2 * bytes, 0.05);
+        check_counters(d, "gn_apply", 2 * bytes, 0.05, apply_accesses[f32][i]);
     }
 }
 
 static void count_pointwise(struct gpu_device *d, enum dtype act)
 {
+    const int f32 = act == DT_F32;
     double size = (double)dtype_size(act);
     static int32_t ids[64];
     for (int i = 0; i < 64; i++) ids[i] = i * 7 % 31;
@@ -408,37 +424,42 @@ static void count_pointwise(struct gpu_device *d, enum dtype act)
     struct tensor id = on_gpu(d, DT_I32, 1, 64, ids);
     start_counting(d);
     OK(pointwise_embed(d->gpu, &(struct embed_args){embedded, table, id}, &err));
-    check_counters(d, "embed", 64 * 2560 * (2 + size), 0.1);
+    check_counters(d, "embed", 64 * 2560 * (2 + size), 0.1,
+                   f32 ? "4: 1344, 8: 1344, 16: 1344" : "4: 640, 16: 1280");
 
     struct tensor f = on_gpu(d, DT_F32, 64, 512, NULL), h = on_gpu(d, act, 64, 512, NULL),
                   v = on_gpu(d, DT_F32, 64, 512, NULL);
     double n = 64 * 512;
     start_counting(d);
     OK(pointwise_copy(d->gpu, &(struct copy_args){h, f}, &err));
-    check_counters(d, "copy", n * (4 + size), 0);
+    check_counters(d, "copy", n * (4 + size), 0, f32 ? "16: 512" : "8: 256, 16: 256");
     start_counting(d);
     OK(pointwise_euler(d->gpu, &(struct euler_args){v, v, f, on_gpu(d, DT_F32, 1, 1, NULL)}, &err));
-    check_counters(d, "euler", n * 12, 0.03); /* and dt, once a warp */
+    check_counters(d, "euler", n * 12, 0.03,
+                   f32 ? "4: 256, 16: 768" : "4: 256, 16: 768"); /* and dt, once a warp */
     start_counting(d);
     OK(pointwise_cfg(d->gpu, &(struct cfg_args){v, v, f, 4}, &err));
-    check_counters(d, "cfg", n * 12, 0);
+    check_counters(d, "cfg", n * 12, 0, f32 ? "16: 768" : "16: 768");
 
     struct tensor rgb = on_gpu(d, act, 4096, 3, NULL), bytes = on_gpu(d, DT_U8, 4096, 3, NULL);
     start_counting(d);
     OK(pointwise_to_u8(d->gpu, &(struct to_u8_args){bytes, rgb}, &err));
-    check_counters(d, "to_u8", 3 * 4096 * (1 + size), 0);
+    check_counters(d, "to_u8", 3 * 4096 * (1 + size), 0, f32 ? "4: 96, 16: 96" : "8: 48, 16: 48");
     start_counting(d);
     OK(pointwise_from_u8(d->gpu, &(struct from_u8_args){rgb, bytes}, &err));
-    check_counters(d, "from_u8", 3 * 4096 * (1 + size), 0);
+    check_counters(d, "from_u8", 3 * 4096 * (1 + size), 0, f32 ? "4: 96, 16: 96" : "8: 48, 16: 48");
 
     struct tensor image = on_gpu(d, act, 64 * 64, 32, NULL), tokens = on_gpu(d, DT_F32, 32 * 32, 128, NULL),
                   stats = on_gpu(d, DT_BF16, 1, 128, NULL);
     start_counting(d);
     OK(pointwise_patchify(d->gpu, &(struct patch_args){tokens, image, stats, stats, 64, 64, 1e-4f}, &err));
-    check_counters(d, "patchify", 64 * 64 * 32 * (4 + size), 0.7); /* mean and var from the cache */
+    check_counters(d, "patchify", 64 * 64 * 32 * (4 + size), 0.7,
+                   f32 ? "4: 4096, 8: 2048, 16: 1024"
+                       : "2: 4096, 8: 2048, 16: 1024"); /* mean and var from the cache */
     start_counting(d);
     OK(pointwise_unpatchify(d->gpu, &(struct patch_args){image, tokens, stats, stats, 64, 64, 1e-4f}, &err));
-    check_counters(d, "unpatchify", 64 * 64 * 32 * (4 + size), 0.7);
+    check_counters(d, "unpatchify", 64 * 64 * 32 * (4 + size), 0.7,
+                   f32 ? "4: 4096, 8: 2048, 16: 1024" : "2: 4096, 8: 2048, 16: 1024");
 }
 
 Test(kernels_norm, counters)
@@ -449,6 +470,21 @@ Test(kernels_norm, counters)
         count_pointwise(d, f32 ? DT_F32 : DT_BF16);
         device_close(&d->base);
     }
+}
+
+/* adaln's result in e4m3: a lane stores 16 bytes, and one of a row its scale. */
+Test(kernels_norm, counters_of_e4m3)
+{
+    enum { ROWS = 64, COLS = 3072 };
+    struct gpu_device *d = open_chip(&chips[3], 1);
+    struct adaln_args ln = {
+        .x = on_gpu(d, DT_BF16, ROWS, COLS, NULL), .y = on_gpu(d, DT_F8E4M3, ROWS, COLS, NULL), .split = 24};
+    ln.y.scale = on_gpu(d, DT_F32, 1, ROWS, NULL).ptr;
+    for (int i = 0; i < 2; i++) ln.shift[i] = ln.scale[i] = on_gpu(d, DT_F32, 1, COLS, NULL);
+    start_counting(d);
+    OK(norm_adaln(d->gpu, &ln, &err));
+    check_counters(d, "adaln to e4m3", 3.0 * ROWS * COLS, 0.35, "4: 64, 16: 1536");
+    device_close(&d->base);
 }
 
 /* ---- dependent launches -------------------------------------------------------------------------------------------------------- */

@@ -116,9 +116,9 @@ enum { GEMM_SM80_THREADS = 128 };
 #define GEMM_SM89_THREADS(bm)        (2 * (bm))
 #define GEMM_SM80_SHARED(bm, stages) ((stages) * ((bm) + 128u) * 128u) /* bytes of dynamic shared memory */
 
-/* gemm/quantise_sm89.cu: y = x as e4m3, each row divided by its scale, the largest magnitude / 448. A warp per row, ceil(rows / 8) blocks.
- * x: BF16, 16-byte aligned rows of whole vectors; y: e4m3, 8-byte aligned rows. */
-enum { QUANTISE_THREADS = 256, QUANTISE_ROWS = QUANTISE_THREADS / 32 };
+/* gemm/quantise_sm89.cu: y = x as e4m3, each row divided by its scale, the largest magnitude / 448. A block per row. Rows of x (BF16) and y are
+ * 16-byte aligned, of a multiple of 16 columns. */
+enum { QUANTISE_THREADS = 256, QUANTISE_SHARED = QUANTISE_THREADS / 32 * 4 };
 
 /* gemm/gemm_*_sm90.cu: op linear with each matrix also as a 2-D tensor map with 128-byte swizzle: boxes of 128 bytes along k by the rows
  * of the tile that it gives, and for y and the residual of 64 columns by 16 rows. Rows are counted in the whole matrix; the maps of y and
@@ -256,7 +256,8 @@ struct linear_rows_args {
 
 /* norm/adaln: y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift. A warp per row. Rows < split use [0], the others [1].
  * bf16, f32 (width up to the number in the kernel's name): ceil(split / 8) + ceil((rows - split) / 8) blocks, ADALN_SHARED(that number)
- * bytes of shared memory. any: ceil(rows / 8) blocks. e4m3_sm89: y is e4m3 and row_scale[r] * y the result; ld a multiple of 8. */
+ * bytes of shared memory. any: ceil(rows / 8) blocks. e4m3_sm89: y is e4m3 and row_scale[r] * y the result; columns
+ * and ld are multiples of 16. */
 enum { ADALN_THREADS = 256, ADALN_ROWS = ADALN_THREADS / 32 };
 #define ADALN_SHARED(width) (8u * (width))
 struct adaln_kernel_args {

@@ -95,6 +95,20 @@ DEVICE void store(const matrix &m, int64_t row, int64_t column, const packed<T, 
     }
 }
 
+/* Stores 16 bytes where a lane's vector has 8: by a whole warp, whose lanes have neighbouring vectors a at `column` and b at column + apart.
+ * Even lanes give b to the next lane for its a. Columns from `end` on, a multiple of 16, are not stored. */
+DEVICE void store_pair(const matrix &m, int64_t row, int column, int apart, int end, const packed<fp8, 8> &a,
+                       const packed<fp8, 8> &b SITE)
+{
+    const bool odd = lane_index() % 2;
+    const uint32_t x = shfl_xor(odd ? a.w[0] : b.w[0], 1 PASS_SITE),
+                   y = shfl_xor(odd ? a.w[1] : b.w[1], 1 PASS_SITE);
+    if (odd) column += apart - 8;
+    if (column < end)
+        st_global_16((fp8 *)m.ptr + row * m.ld + column,
+                     odd ? u32x4{x, y, b.w[0], b.w[1]} : u32x4{a.w[0], a.w[1], x, y} PASS_SITE);
+}
+
 template <class T, int n>
 DEVICE void unpack(float (&f)[n], const packed<T, n> &v)
 {

@@ -10,10 +10,9 @@ enum klein_status quantise_rows(struct gpu *g, struct tensor y, struct tensor ro
     if (y.rows != x.rows || y.cols != x.cols || row_scale.cols != x.rows)
         return fail(err, KLEIN_E_INTERNAL, "quantise: x is %dx%d, y %dx%d with %d scales", x.rows, x.cols,
                     y.rows, y.cols, row_scale.cols);
-    if (!vectors_fit(x, 8) || !vectors_fit(y, 8))
+    if (!vectors_fit(x, 8) || !vectors_fit(y, 16))
         return fail(err, KLEIN_E_UNSUPPORTED,
-                    "quantise: rows of %d; needs a multiple of 8, and aligned operands", x.cols);
+                    "quantise: rows of %d; needs a multiple of 16, and aligned operands", x.cols);
     const struct quantise_args k = {matrix_of(y), matrix_of(x), row_scale.ptr, x.rows, x.cols};
-    return launch_rows(g, "quantise_sm89_bf16", ((int64_t)x.rows + QUANTISE_ROWS - 1) / QUANTISE_ROWS,
-                       QUANTISE_THREADS, 0, &k, err);
+    return launch_rows(g, "quantise_sm89_bf16", x.rows, QUANTISE_THREADS, QUANTISE_SHARED, &k, err);
 }

@@ -61,10 +61,10 @@ static enum klein_status adaln_e4m3(struct gpu *g, const struct adaln_args *a, s
     if (g->arch < E4M3_ARCH)
         return fail(err, KLEIN_E_UNSUPPORTED, "adaln: F8_E4M3 needs sm_89 (Ada) or later; %s is sm_%d",
                     g->name, g->arch);
-    if (!kernel || a->x.dtype != DT_BF16 || !vectors_fit(a->x, 8) || !vectors_fit(a->y, 8) ||
+    if (!kernel || a->x.dtype != DT_BF16 || !vectors_fit(a->x, 8) || !vectors_fit(a->y, 16) ||
         !modulation_fits(a))
         return fail(err, KLEIN_E_UNSUPPORTED,
-                    "adaln to F8_E4M3: x is %s, rows of %d; needs BF16, a multiple of 8 up to 4096, and "
+                    "adaln to F8_E4M3: x is %s, rows of %d; needs BF16, a multiple of 16 up to 4096, and "
                     "aligned operands",
                     dtype_name(a->x.dtype), k.cols);
     k.row_scale = a->y.scale;

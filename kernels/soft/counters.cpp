@@ -67,6 +67,9 @@ static void count_sectors(struct block *b, const uint64_t *addresses, int lanes,
             while (j < used && sectors[j] != s) j++;
             if (j == used && used < 64) sectors[used++] = s;
         }
+    int width = 0; /* 2 to the power of it: bytes */
+    while (1 << width < bytes) width++;
+    if (width < SOFTGPU_WIDTHS) b->counters.global_requests[width]++;
     b->counters.global_sectors += (uint64_t)used;
     b->counters.global_sectors_ideal += (uint64_t)((lanes * bytes + 31) / 32);
 }

@@ -51,6 +51,8 @@ SOFTGPU_API int softgpu_configure(const struct softgpu_config *config);
  * "" if there was none. Valid until the next driver call. */
 SOFTGPU_API const char *softgpu_report(void);
 
+enum { SOFTGPU_WIDTHS = 5 };
+
 /* Sums since the last softgpu_reset_counters, over all kernels and devices. */
 struct softgpu_counters {
     uint64_t kernels, blocks, dependents; /* dependents: kernels launched as programmatic dependents */
@@ -63,7 +65,9 @@ struct softgpu_counters {
         bank_conflicts; /* ... and those beyond one per phase; with count_accesses also of ld/st.shared, cp.async */
     uint64_t global_sectors,
         global_sectors_ideal; /* 32-byte sectors touched by warps / needed; count_accesses only */
-    uint64_t graphs;          /* graph launches */
+    uint64_t
+        global_requests[SOFTGPU_WIDTHS]; /* of warps, for 1, 2, 4, 8, 16 bytes a lane; count_accesses only */
+    uint64_t graphs;                     /* graph launches */
     uint64_t stops, /* driver calls that wait for a stream or change memory (alloc, free, synchronise) ... */
         stops_between_graphs;             /* ... and those of them that came between two graph launches */
     uint64_t waits, waits_between_graphs; /* the same of calls that wait for an event */
