@@ -1,6 +1,6 @@
 /* Several soft GPUs on one request: the latents are those of one, and the pictures too but for ulysses, which decodes in bands of rows; the
  * bytes are the same eager and as graphs, under seeds; a device that fails, a cancelled request and a device that never comes end in a
- * message, and nothing hangs. About 80 s. */
+ * message, and nothing hangs. About 110 s. */
 #include "group/group.h"
 
 #include "../engine/group.h"
@@ -70,6 +70,15 @@ Test(group, ulysses_2_fp8_groups, .timeout = 400, .disabled = SANITIZED)
 Test(group, ulysses_4, .timeout = 400, .disabled = SANITIZED)
 {
     check_group_is_one("sm_90a:4", (struct members){.n = 4, .heads = 4}, small_request(0));
+}
+
+Test(group, ulysses_4_fp8, .timeout = 400, .disabled = SANITIZED)
+{
+    struct klein_request q = small_request(0);
+    q.steps = 1;
+    check_group_is_one(
+        "sm_90a:4", (struct members){.n = 4, .heads = 4, .head_dim = 128, .precision = KLEIN_PRECISION_FP8},
+        q);
 }
 
 Test(group, ulysses_8, .timeout = 400, .disabled = SANITIZED)
@@ -171,31 +180,63 @@ Test(group, replicas, .timeout = 400, .disabled = SANITIZED)
     klein_close(one), klein_close(four);
 }
 
-Test(group, seeds_and_landings, .timeout = 400, .disabled = SANITIZED)
+static void check_seeds(int n, uint64_t first, uint64_t end)
 {
     uint64_t want = 0;
-    for (uint64_t seed = 0; seed < 6; seed++) {
-        soft_machine("sm_90a:2", seed, (enum softgpu_async)(seed % 3));
-        struct klein *k = open_group((struct members){.n = 2, .heads = 2});
+    char machine[16];
+    snprintf(machine, sizeof machine, "sm_90a:%d", n);
+    for (uint64_t seed = first; seed < end; seed++) {
+        soft_machine(machine, seed, (enum softgpu_async)(seed % 3));
+        struct klein *k = open_group((struct members){.n = n, .heads = n});
         struct klein_request q = small_request(1);
         q.steps = 1;
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < (n > 2 ? 1 : 2); i++) {
             uint64_t hash = generate_hash(k, &q);
             want = want ? want : hash;
-            cr_assert(hash == want, "seed %d", (int)seed);
+            cr_assert(hash == want, "%d devices, seed %d", n, (int)seed);
         }
         klein_close(k);
     }
+}
+
+Test(group, seeds_and_landings, .timeout = 400, .disabled = SANITIZED)
+{
+    check_seeds(2, 0, 6);
+}
+
+Test(group, seeds_and_landings_of_four, .timeout = 400, .disabled = SANITIZED)
+{
+    check_seeds(4, 1, 3);
 }
 
 Test(group, a_device_fails, .timeout = 400, .disabled = SANITIZED)
 {
     for (int device = 0; device < 2; device++)
         for (int before = 0; before < 3; before += 2) { /* op by op; in graphs */
-            check_group_failure(2, KLEIN_PARALLEL_ULYSSES, device, 40, before);
-            check_group_failure(2, KLEIN_PARALLEL_CFG, device, 40, before);
+            check_group_failure(
+                (struct failure){2, KLEIN_PARALLEL_ULYSSES, device, 40, before, 0, SOFTGPU_LATE});
+            check_group_failure((struct failure){2, KLEIN_PARALLEL_CFG, device, 40, before, 0, SOFTGPU_LATE});
         }
-    check_group_failure(2, KLEIN_PARALLEL_REPLICA, 1, 30, 0);
+    check_group_failure((struct failure){2, KLEIN_PARALLEL_REPLICA, 1, 30, 0, 0, SOFTGPU_LATE});
+}
+
+/* The first launch, some in between, the last ones; under seeds and landings. */
+Test(group, a_device_fails_under_seeds, .timeout = 400, .disabled = SANITIZED)
+{
+    check_group_failure((struct failure){2, KLEIN_PARALLEL_ULYSSES, 1, 60, 0, 1, SOFTGPU_RANDOM});
+    check_group_failure((struct failure){2, KLEIN_PARALLEL_ULYSSES, 0, 90, 0, 2, SOFTGPU_NOW});
+    check_group_failure((struct failure){2, KLEIN_PARALLEL_REPLICA, 0, 1, 0, 3, SOFTGPU_RANDOM});
+    check_group_failure((struct failure){2, KLEIN_PARALLEL_REPLICA, 1, -2, 1, 4, SOFTGPU_RANDOM});
+}
+
+Test(group, one_of_four_fails, .timeout = 400, .disabled = SANITIZED)
+{
+    check_group_failure((struct failure){4, KLEIN_PARALLEL_ULYSSES, 3, 40, 2, 2, SOFTGPU_RANDOM});
+}
+
+Test(group, one_of_eight_fails, .timeout = 400, .disabled = SANITIZED)
+{
+    check_group_failure((struct failure){8, KLEIN_PARALLEL_ULYSSES, 7, 40, 0, 1, SOFTGPU_RANDOM});
 }
 
 Test(group, cancelled_and_usable_after, .timeout = 400, .disabled = SANITIZED)

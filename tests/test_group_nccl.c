@@ -97,17 +97,17 @@ Test(group_nccl, graphs_of_all_or_of_none, .timeout = 400, .disabled = SANITIZED
 /* One a test: NCCL keeps a device's context, with its fault, until the process ends. */
 Test(group_nccl, a_device_fails_amid_ops, .timeout = 400, .disabled = SANITIZED)
 {
-    check_group_failure(2, KLEIN_PARALLEL_ULYSSES, 0, 40, 0);
+    check_group_failure((struct failure){2, KLEIN_PARALLEL_ULYSSES, 0, 40, 0, 0, SOFTGPU_LATE});
 }
 
 Test(group_nccl, a_device_fails_in_a_graph, .timeout = 400, .disabled = SANITIZED)
 {
-    check_group_failure(2, KLEIN_PARALLEL_ULYSSES, 1, 40, 2);
+    check_group_failure((struct failure){2, KLEIN_PARALLEL_ULYSSES, 1, 40, 2, 0, SOFTGPU_LATE});
 }
 
 Test(group_nccl, a_device_fails_in_its_pass, .timeout = 400, .disabled = SANITIZED)
 {
-    check_group_failure(2, KLEIN_PARALLEL_CFG, 0, 40, 2);
+    check_group_failure((struct failure){2, KLEIN_PARALLEL_CFG, 0, 40, 2, 0, SOFTGPU_LATE});
 }
 
 /* Each time the communicators are made anew. */

@@ -27,7 +27,7 @@ struct klein *open_group(struct members g)
     c.distilled = !g.base;
     c.text_length = 40;
     c.dit.heads = g.heads;
-    c.dit.head_dim = g.heads > 2 ? 64 : 128;
+    c.dit.head_dim = g.head_dim ? g.head_dim : g.heads > 2 ? 64 : 128;
     c.dit.width = g.heads * c.dit.head_dim;
     c.dit.mlp_width = c.dit.width;
     c.dit.double_blocks = c.dit.single_blocks = 1;
@@ -104,8 +104,8 @@ void check_group_is_one(const char *claim, struct members g, struct klein_reques
     static const enum klein_graph kinds[] = {KLEIN_GRAPH_OFF,     KLEIN_GRAPH_REQUEST, KLEIN_GRAPH_REQUEST,
                                              KLEIN_GRAPH_REQUEST, KLEIN_GRAPH_STAGES,  KLEIN_GRAPH_STAGES,
                                              KLEIN_GRAPH_STAGES};
-    const int pictures =
-        g.n < 8 && !g.copies ? 7 : 4; /* eight devices take minutes for all: no graphs of stages */
+    /* Eight devices, or four of wider heads, take minutes for all: no graphs of stages. */
+    const int pictures = g.n * (g.head_dim ? 2 : 1) < 8 && !g.copies ? 7 : 4;
     struct hashes want[2];
     struct members one = g;
     one.n = 1;
@@ -129,22 +129,34 @@ void check_group_is_one(const char *claim, struct members g, struct klein_reques
     klein_close(alone), klein_close(k);
 }
 
-void check_group_failure(int n, enum klein_parallel parallel, int device, int launch, int before)
+void check_group_failure(struct failure f)
 {
     struct softgpu_config c;
+    struct softgpu_counters counters = {0};
     struct klein_result result;
     char name[16];
-    soft_machine("sm_90a:2", 0, SOFTGPU_LATE);
-    struct klein *k = open_group((struct members){.n = n, .heads = 2, .base = 1, .parallel = parallel});
+    const int many = f.n > 2; /* they take long: one pass, one step */
+    snprintf(name, sizeof name, "sm_90a:%d", f.n);
+    soft_machine(name, f.seed, f.async);
+    struct klein *k = open_group(
+        (struct members){.n = f.n, .heads = many ? f.n : 2, .base = !many, .parallel = f.parallel});
     struct klein_request q = small_request(1);
-    q.guidance = 3;
-    q.images = parallel == KLEIN_PARALLEL_REPLICA ? 2 : 1;
-    for (int i = 0; i < before; i++) generate_hash(k, &q);
+    q.guidance = many ? 1 : 3;
+    q.steps = many ? 1 : 2;
+    q.images = f.parallel == KLEIN_PARALLEL_REPLICA ? f.n : 1;
+    for (int i = 0; i < f.before; i++) {
+        softgpu_reset_counters();
+        generate_hash(k, &q);
+        softgpu_read_counters(&counters);
+    }
     cr_assert(softgpu_config_from_env(&c));
-    c.fail_device = device;
-    c.fail_launch = (uint64_t)launch;
+    c.seed = f.seed;
+    c.async = f.async;
+    c.check_races = 0;
+    c.fail_device = f.device;
+    c.fail_launch = (uint64_t)(f.launch < 0 ? (int)counters.kernels / f.n + f.launch : f.launch);
     cr_assert(softgpu_configure(&c));
-    snprintf(name, sizeof name, "soft:%d", device);
+    snprintf(name, sizeof name, "soft:%d", f.device);
     FAILS(klein_generate(k, &q, &result, &err), KLEIN_E_INTERNAL, name);
     cr_assert(strstr(err.message, "fails as asked for"), "%s", err.message);
     klein_close(k);

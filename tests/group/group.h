@@ -15,7 +15,8 @@ struct members {
     int n, heads, base, f32;
     enum klein_parallel parallel;
     enum klein_precision precision;
-    int copies; /* as if devices could not store into each other's memory (run.h) */
+    int copies;   /* as if devices could not store into each other's memory (run.h) */
+    int head_dim; /* 0: 128 of two heads, 64 of more */
 };
 
 /* A model of two blocks with as many heads, random weights, on devices 0 .. n-1. */
@@ -40,8 +41,16 @@ uint64_t result_hash(const struct klein_result *r);
  * replayed, with another prompt and seed each time. So are its pictures, with ulysses those that it makes op by op. */
 void check_group_is_one(const char *claim, struct members g, struct klein_request q);
 
-/* Device `device` fails at its launch `launch` of the request after `before` others: an error that names it, in time, and the group can be closed. */
-void check_group_failure(int n, enum klein_parallel parallel, int device, int launch, int before);
+/* A device of a group fails: an error that names it, in time, and the group can be closed. */
+struct failure {
+    int n;
+    enum klein_parallel parallel;
+    int device, launch; /* which of its launches; below 0: counted from the request's last */
+    int before;         /* requests before that one */
+    uint64_t seed;
+    enum softgpu_async async;
+};
+void check_group_failure(struct failure f);
 
 /* Cancelled again and again, and each time usable after. */
 void check_group_cancelled(void);
