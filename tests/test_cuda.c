@@ -308,6 +308,31 @@ Test(cuda, what_is_not_one_graph_says_so)
     }
 }
 
+#if !SANITIZED
+/* On sm_90a: above. */
+Test(cuda, two_pictures_of_one_call)
+{
+    static const char *const chips[] = {"soft sm_80", "soft sm_89"};
+    setenv("KLEIN_SOFT_RACES", "0", 1); /* they are looked for elsewhere */
+    for (int chip = 0; chip < 2; chip++) {
+        struct klein *k = open_nano(chips[chip], 0);
+        struct klein_request q = small(5);
+        struct klein_result result;
+        q.steps = 1, q.images = 2;
+        OK(klein_generate(k, &q, &result, &err));
+        q.images = 1;
+        for (int i = 0; i < 2; i++) {
+            q.seed = 5 + (uint64_t)i;
+            cr_assert(result.latent_hashes[i] * 31 + fnv1a(result.images[i].rgb, 32 * 32 * 3) ==
+                          picture(k, &q),
+                      "%s: picture %d", chips[chip], i);
+        }
+        klein_result_free(&result);
+        klein_close(k);
+    }
+}
+#endif
+
 Test(cuda, devices_that_are_not_there)
 {
     struct device *dev;

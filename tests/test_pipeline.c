@@ -88,6 +88,7 @@ struct comparison {
     struct st_file *file;
     int seen, taps;
     char names[256][48]; /* of all taps: each comes once */
+    double error[256];   /* measure_bf16 */
 };
 
 /* The golden of a tap: stored whole, or every Nth row of it as "NAME@N". NULL: not stored. */
@@ -240,6 +241,70 @@ ParameterizedTest(struct pipe *p, pipeline, bf16)
     if (strcmp(p->device, "cpu") != 0) return;
     setenv("KLEIN_PRODUCTS", "f32", 1); /* the processor's other way, on most that have two */
     check_bf16(p);
+}
+
+/* --- bf16 where the reference has none: at most twice as far from its f32 as the processor's bf16 --- */
+
+static struct pipe more_bf16_pipes[] = {{"pipe_two_refs", "soft sm_90a", {"b", "odd"}, 2, 0},
+                                        {"pipe_base", "soft sm_80", {"", ""}, 0, 1},
+                                        {"pipe_base", "soft sm_89", {"", ""}, 0, 1}};
+
+/* Of a base model, whose steps have two passes and which takes many, the first. */
+static int stop_after_a_step(void *user, const struct klein_progress *p)
+{
+    return p->stage == KLEIN_STAGE_DENOISE && p->step > 0;
+}
+
+static void measure_bf16(void *user, const struct klein_tap *tap)
+{
+    struct comparison *c = user;
+    int every;
+    const struct st_tensor *want = golden_of(c->file, "", tap->name, &every);
+    if (!want || tap->is_int32) return;
+    snprintf(c->names[c->seen], sizeof c->names[0], "%s", tap->name);
+    c->error[c->seen++] = relative_l2(every_row(tap_tensor(tap), every), golden(c->file, want->name));
+}
+
+ParameterizedTestParameters(pipeline, bf16_as_the_processor)
+{
+    return cr_make_param_array(struct pipe, more_bf16_pipes,
+                               sizeof more_bf16_pipes / sizeof *more_bf16_pipes);
+}
+
+ParameterizedTest(struct pipe *p, pipeline, bf16_as_the_processor)
+{
+    struct klein_error err;
+    char path[512];
+    struct comparison c[2] = {{0}}; /* the processor's; the device's */
+    if (SANITIZED) cr_skip_test("whole requests on the soft GPU are the release build's");
+    setenv("KLEIN_SOFT_RACES", "0", 1); /* they are looked for elsewhere */
+    snprintf(path, sizeof path, "%s/%s.safetensors", GOLDEN("."), p->golden);
+    for (int i = 0; i < 2; i++) {
+        struct request r;
+        struct klein_result result;
+        struct klein *k = open_tiny(i ? p->device : "cpu", KLEIN_DTYPE_BF16, 2, p->base);
+        c[i].file = golden_open(path);
+        request_of(c[i].file, p, &r);
+        r.q.tap = measure_bf16;
+        r.q.tap_user = &c[i];
+        if (p->base) {
+            r.q.progress = stop_after_a_step;
+            FAILS(klein_generate(k, &r.q, &result, &err), KLEIN_E_CANCELLED, "cancelled");
+        } else {
+            OK(klein_generate(k, &r.q, &result, &err));
+            klein_result_free(&result);
+        }
+        request_free(&r);
+        klein_close(k);
+        st_close(c[i].file);
+    }
+    /* text, velocities, latents; the image; references */
+    cr_assert(c[0].seen == c[1].seen && c[0].seen >= 4 - p->base + p->n_references, "%d tensors", c[0].seen);
+    for (int i = 0; i < c[0].seen; i++) {
+        cr_assert(!strcmp(c[0].names[i], c[1].names[i]));
+        cr_assert(c[1].error[i] <= 2 * c[0].error[i], "%s: bf16 error %.3g, the processor's is %.3g",
+                  c[0].names[i], c[1].error[i], c[0].error[i]);
+    }
 }
 
 /* --- the library --- */
