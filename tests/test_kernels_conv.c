@@ -166,7 +166,7 @@ static void check_forced(const char *kernel, const char *arch, uint64_t seed, en
     device_close(&d->base);
 }
 
-enum { CASES = 31, ALIGNED = 26, ALIGNED_STRIDE_1 = 23 };
+enum { CASES = 32, ALIGNED = 27, ALIGNED_STRIDE_1 = 24 };
 
 Test(kernels_conv, large_tiles)
 {

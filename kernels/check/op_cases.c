@@ -277,5 +277,12 @@ const struct op_case op_cases[] = {
      .options = X_E4M3 | QKV_E4M3},
     {"e4m3, qkv half and mlp to e4m3", QKV, .m = 35, .n = 272, .k = 208, HEADS(1, 1, 128), .pairs = ROPE_HALF,
      .options = WITH_MLP | X_E4M3 | Y_E4M3 | QKV_E4M3},
+    {"outliers, swiglu", SWIGLU, .m = 70, .n = 72, .k = 200, .options = OUTLIERS},
+    {"outliers, residual, gate", RESIDUAL, .m = 70, .n = 136, .k = 200, .options = WITH_GATE | OUTLIERS},
+    {"outliers, qkv", QKV, .m = 70, .k = 200, HEADS(2, 1, 128), .options = OUTLIERS},
+    {"e4m3, outliers", PLAIN, .m = 70, .n = 136, .k = 208, .options = X_E4M3 | OUTLIERS},
+    {"e4m3, groups, outliers, residual, gate", RESIDUAL, .m = 70, .n = 136, .k = 336,
+     .options = WITH_GATE | X_E4M3 | X_GROUPS | OUTLIERS},
+    {"3x3, outliers", CONV(9, 18, 72, 64, 3), .options = WITH_BIAS | OUTLIERS},
 };
 const int op_case_count = sizeof op_cases / sizeof op_cases[0];
