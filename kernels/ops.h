@@ -89,7 +89,7 @@ struct adaln_args {
  * stand for, rounded to act as ever. On a device with `e4m3` x may come quantised already (F8_E4M3 with scales;
  * adaln writes that): act is BF16 then, and products are exactly of what x and the weights stand for. On one
  * with `e4m3_groups` x may have its scales per TENSOR_GROUP columns, and with such weights every result but that
- * of SILU may be quantised so, from f32: y, qkv.q, k, v, mlp; others are BF16 beside it. The residual is then BF16
+ * of SILU may be quantised so, from f32: y, qkv.q, k, v, mlp (one ldscale); others are BF16 beside it. The residual is then BF16
  * and not y; q, k, v have heads of TENSOR_GROUP and stay on this device. */
 enum linear_epilogue { LINEAR_PLAIN, LINEAR_SILU, LINEAR_RESIDUAL, LINEAR_SWIGLU, LINEAR_QKV };
 enum rope_pairs { ROPE_INTERLEAVED, ROPE_HALF };

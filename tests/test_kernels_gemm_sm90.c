@@ -377,7 +377,6 @@ Test(kernels_gemm_sm90, refusals)
     REFUSED(a.ldx += 4);
     REFUSED(a.x_scale = a.cos);
     REFUSED(a.ldscale = 20);
-    REFUSED(a.head_dim = 64);
     REFUSED(a.cos = NULL);
     REFUSED(a.sin++);
     REFUSED(a.segment[0].cols = 64);

@@ -639,7 +639,6 @@ static uint64_t check_e4m3_qkv(struct temporaries *t, struct device *ref, enum r
                                    .segments = 4,
                                    .cos = on_device(t, cosine.ptr, DT_F32, E4M3_M, HD / 2).ptr,
                                    .sin = on_device(t, sine.ptr, DT_F32, E4M3_M, HD / 2).ptr,
-                                   .head_dim = HD,
                                    .half = pairs == ROPE_HALF,
                                    .eps = 1e-6f};
     const struct tensor outputs[] = {q.device, key.device, v.device, mlp.device};

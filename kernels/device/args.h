@@ -65,7 +65,7 @@ struct exchange_route {
  *   LINEAR_SEGMENT_PLAIN      y = (.)                                LINEAR_SEGMENT_SILU  y = silu(.)
  *   LINEAR_SEGMENT_RESIDUAL   y = residual + gate * (.)              gate absent: 1; y may be residual
  *   LINEAR_SEGMENT_SWIGLU     y = silu(x w^T) * (x up^T)             row j of w and row j of up make column j
- *   LINEAR_SEGMENT_NORM_ROPE  y = rope(rms(.) * norm)                per head of head_dim columns; cols is a multiple of head_dim
+ *   LINEAR_SEGMENT_NORM_ROPE  y = rope(rms(.) * norm)                per head of 128 columns; cols is a multiple of that
  * Weights are row-major [rows, k], ldw elements apart, BF16 (x BF16) or e4m3 with one scale per row (x e4m3 with scales).
  * Vectors (bias, gate, norm) are F32 and indexed by the segment's column (norm: by the column within the head).
  * The matrix kernels move 16 bytes of x, w, up, residual and y at a time (8 of f32 y, and of vectors and tables): pointers and the bytes
@@ -82,7 +82,7 @@ struct linear_segment_weights {
     const void *w, *up;              /* up: SWIGLU only */
     const float *w_scale, *up_scale; /* e4m3: per row of w, up */
     const float *bias, *gate, *norm; /* NULL: absent */
-    int ldw, ldup;
+    int64_t ldw, ldup;
 };
 struct linear_segment {
     int kind, cols; /* cols of y */
@@ -91,26 +91,26 @@ struct linear_segment {
     int64_t ldy, ldr;
     void *y; /* row 0 of the segment's first column, if routed of the whole result; all rows of both groups */
     const void *residual; /* of y's type; BF16 if y is E4M3 */
-    float *y_scale; /* E4M3: y_scale[i * ldy_scale + row] is made that of columns 128 i .. 128 i + 127 */
-    int64_t ldy_scale;
     struct linear_segment_weights group[LINEAR_GROUPS];
 };
 struct linear_kernel_args {
     const void *x;        /* BF16 or e4m3 [m, k] */
     const float *x_scale; /* e4m3: per row */
     int64_t ldx;
-    int64_t
-        ldscale; /* not 0: x_scale[i * ldscale + row] is that of columns 128 i .. 128 i + 127 of the row */
     int m, k, split, segments;
-    const float *cos, *sin; /* [m, head_dim / 2], contiguous rows; NORM_ROPE */
-    int head_dim, half;     /* half: rotate (j, j + head_dim / 2), else (2j, 2j + 1) */
+    const float *cos, *sin; /* [m, 64], contiguous rows; NORM_ROPE */
+    int half;               /* rotate (j, j + 64), else (2j, 2j + 1) */
     float eps;
+    int ldscale;   /* not 0: x_scale[i * ldscale + row] is that of columns 128 i .. 128 i + 127 of the row */
+    int ldy_scale; /* of y_scale */
     struct exchange_route route; /* of NORM_ROPE and PLAIN segments of products with heads */
     struct linear_segment segment[LINEAR_SEGMENTS];
+    /* E4M3: y_scale[segment][i * ldy_scale + row] is made that of the segment's columns 128 i .. 128 i + 127 */
+    float *y_scale[LINEAR_SEGMENTS];
 };
 
 /* gemm/gemm_sm80.cu, gemm_sm89.cu: tiles of bm x 128 rows of W; a launch has a block per tile: (tiles of rows of group 0 + of group 1) x
- * (the segments' tiles of rows of W; SWIGLU has 2 cols of them). head_dim is 128. linear: PLAIN, SILU, RESIDUAL; qkv: NORM_ROPE, PLAIN
+ * (the segments' tiles of rows of W; SWIGLU has 2 cols of them). linear: PLAIN, SILU, RESIDUAL; qkv: NORM_ROPE, PLAIN
  * and SWIGLU, no bias, y BF16. */
 enum { GEMM_SM80_THREADS = 128 };
 #define GEMM_SM89_THREADS(bm)        (2 * (bm))

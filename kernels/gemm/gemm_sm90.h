@@ -98,7 +98,7 @@ DEVICE void multiply(float (&d)[G::BN / 2], typename G::memory &s, int blocks, i
 /* This thread's scales of its two rows of x in a k block. */
 DEVICE f32x2 group_scales(const linear_kernel_args &a, epilogue_rows rows, int kb)
 {
-    const float *from = a.x_scale + kb * a.ldscale;
+    const float *from = a.x_scale + (int64_t)kb * a.ldscale;
     return {float_from_bits(ld_global_4(from + rows.row[0])),
             float_from_bits(ld_global_4(from + rows.row[1]))};
 }

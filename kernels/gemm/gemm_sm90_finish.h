@@ -82,7 +82,8 @@ DEVICE void send_e4m3(const float (*d)[4], const gemm_sm90_args &args, const til
     const linear_segment &segment = args.linear.segment[p.segment];
     const uint32_t buffer = out.buffers + g % G::BUFFERS * CHUNK_BYTES;
     const int col = p.col + E4M3_GROUP * g, rows = col < segment.cols ? end - p.row : 0;
-    float *scales = segment.y_scale + col / E4M3_GROUP * segment.ldy_scale + p.row;
+    float *scales =
+        args.linear.y_scale[p.segment] + (int64_t)(col / E4M3_GROUP) * args.linear.ldy_scale + p.row;
     e4m3_put(d, buffer, 0, [&](int row, float scale) {
         if (row < rows) st_global_4(scales + row, bits_from_float(scale));
     });

@@ -44,7 +44,8 @@ static int segment_fits(const struct gemm_variant *v, const struct linear_kernel
         return 0;
     if (quantised) {
         const int routed = a->route.state && s->kind != LINEAR_SEGMENT_SWIGLU;
-        if (!(v->e4m3_y >> s->kind & 1) || routed || !s->y_scale || s->ldy_scale < a->m) return 0;
+        if (!(v->e4m3_y >> s->kind & 1) || routed || !a->y_scale[s - a->segment] || a->ldy_scale < a->m)
+            return 0;
     } else if (gemm_to_e4m3(v) && v->kinds == GEMM_LINEAR) {
         return 0;
     }
@@ -52,7 +53,7 @@ static int segment_fits(const struct gemm_variant *v, const struct linear_kernel
     if (!aligned(s->y, s->ldy, quantised ? 1 : size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_RESIDUAL && !aligned(s->residual, s->ldr, size, bytes)) return 0;
     if (s->kind == LINEAR_SEGMENT_NORM_ROPE &&
-        (a->head_dim != HEAD || s->cols % HEAD || !a->cos || !a->sin || !pairs(a->cos) || !pairs(a->sin)))
+        (s->cols % HEAD || !a->cos || !a->sin || !pairs(a->cos) || !pairs(a->sin)))
         return 0;
     const int both = a->split && a->split < a->m;
     return weights_fit(v, s, &s->group[0]) && (!both || weights_fit(v, s, &s->group[1]));

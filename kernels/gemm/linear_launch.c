@@ -208,8 +208,6 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
                                  .cols = p->cols,
                                  .y_type = matrix_of(p->y).type,
                                  .y_col = p->y_col,
-                                 .y_scale = p->y.scale,
-                                 .ldy_scale = p->y.ldscale,
                                  .ldy = p->y.ld,
                                  .ldr = p->residual.ld,
                                  .y = p->y.ptr,
@@ -223,7 +221,7 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
                                      ? weight_rows_from(&a->group[g].w, p->up, p->cols)
                                      : w;
         const int vector = 16 / (int)dtype_size(w.dtype);
-        if ((w.dtype != DT_BF16 && !w.scale) || w.ld > INT_MAX || up.ld > INT_MAX) return 0;
+        if (w.dtype != DT_BF16 && !w.scale) return 0;
         if (!vectors_fit(w, vector) || !vectors_fit(up, vector)) return 0;
         if (!is_f32_vector(p->bias[g]) || !is_f32_vector(p->gate[g]) || !is_f32_vector(p->norm[g])) return 0;
         s->group[g] = (struct linear_segment_weights){.w = w.ptr,
@@ -233,8 +231,8 @@ static int segment_of(const struct piece *p, const struct linear_args *a, struct
                                                       .bias = p->bias[g].ptr,
                                                       .gate = p->gate[g].ptr,
                                                       .norm = p->norm[g].ptr,
-                                                      .ldw = (int)w.ld,
-                                                      .ldup = (int)up.ld};
+                                                      .ldw = w.ld,
+                                                      .ldup = up.ld};
     }
     return 1;
 }
@@ -249,12 +247,16 @@ static int kernel_args_of(const struct gpu *g, const struct linear_args *a, stru
     *k = (struct linear_kernel_args){.m = a->x.rows, .k = a->x.cols, .split = a->split, .segments = p.count};
     if (qkv) {
         k->cos = a->qkv.cos.ptr, k->sin = a->qkv.sin.ptr;
-        k->head_dim = a->qkv.head_dim, k->half = a->qkv.pairs == ROPE_HALF, k->eps = a->qkv.eps;
+        k->half = a->qkv.pairs == ROPE_HALF, k->eps = a->qkv.eps;
         k->route = exchange_route_of(g, &a->qkv.to, a->qkv.k.cols);
     }
     for (int i = 0; i < p.count; i++) {
         if ((qkv || a->epilogue == LINEAR_SWIGLU) && p.piece[i].y.dtype == DT_F32) return 0;
         if (!segment_of(&p.piece[i], a, &k->segment[i])) return 0;
+        const int64_t ldscale = p.piece[i].y.ldscale;
+        if (!ldscale) continue;
+        if (ldscale > INT_MAX || (k->ldy_scale && k->ldy_scale != ldscale)) return 0;
+        k->y_scale[i] = p.piece[i].y.scale, k->ldy_scale = (int)ldscale;
     }
     return 1;
 }
@@ -337,10 +339,13 @@ static size_t quantised_row(const struct linear_args *a)
 static enum klein_status quantised_args(const struct gpu *g, const struct linear_args *a,
                                         struct linear_kernel_args *k, struct klein_error *err)
 {
-    if (kernel_args_of(g, a, k) && a->x.cols % 16 == 0 && vectors_fit(a->x, 16 / (int)dtype_size(a->x.dtype)))
+    if (kernel_args_of(g, a, k) && a->x.ldscale <= INT_MAX && a->x.cols % 16 == 0 &&
+        vectors_fit(a->x, 16 / (int)dtype_size(a->x.dtype)))
         return KLEIN_OK;
     return fail(err, KLEIN_E_UNSUPPORTED,
-                "linear: F8_E4M3 weights: whole, aligned 16 bytes, F32 vectors and heads of %d are needed",
+                "linear: F8_E4M3 weights: whole, aligned 16 bytes, F32 vectors, results whose scales are "
+                "equally far apart and "
+                "heads of %d are needed",
                 FAST_HEAD);
 }
 
@@ -367,7 +372,7 @@ static enum klein_status launch_e4m3(struct gpu *g, const struct linear_args *a,
     if (a->x.dtype == DT_F8E4M3) {
         struct linear_kernel_args k;
         TRY(quantised_args(g, a, &k, err));
-        k.x = a->x.ptr, k.ldx = a->x.ld, k.x_scale = a->x.scale, k.ldscale = a->x.ldscale;
+        k.x = a->x.ptr, k.ldx = a->x.ld, k.x_scale = a->x.scale, k.ldscale = (int)a->x.ldscale;
         return gemm_launch(g, DT_F8E4M3, &k, err);
     }
     const size_t rows = scratch_bytes / quantised_row(a);

@@ -358,7 +358,6 @@ static inline struct linear_kernel_args args_of(const struct product *p)
                                    .segments = p->segments,
                                    .cos = device_of(&p->cos),
                                    .sin = device_of(&p->sin),
-                                   .head_dim = HEAD,
                                    .half = (p->s->options & HALF) != 0,
                                    .eps = 1e-6f};
     for (int i = 0; i < p->segments; i++) {

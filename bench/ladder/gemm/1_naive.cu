@@ -17,7 +17,7 @@ KERNEL(ladder_gemm_naive, linear_kernel_args, THREADS, 1)
     const int row = block_x() * SIDE + thread_index() / SIDE, col = block_y() * SIDE + thread_index() % SIDE;
     if (row >= args.m || col >= out.cols) return;
     const bf16 *x = static_cast<const bf16 *>(args.x) + row * args.ldx,
-               *w = static_cast<const bf16 *>(out.group[0].w) + col * (int64_t)out.group[0].ldw;
+               *w = static_cast<const bf16 *>(out.group[0].w) + col * out.group[0].ldw;
     float sum = 0;
     for (int i = 0; i < args.k; i += 2) {
         const uint32_t a = ld_global_4(x + i), b = ld_global_4(w + i);
