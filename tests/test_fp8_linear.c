@@ -613,8 +613,9 @@ static uint64_t check_to_e4m3(struct bench *b, const struct to_e4m3 *f)
     return hash;
 }
 
-static uint64_t check_all_to_e4m3(const char *seed, const char *async)
+static uint64_t check_all_to_e4m3(const char *seed, const char *async, const char *multiprocessors)
 {
+    setenv("KLEIN_SOFT_SMS", multiprocessors, 1);
     struct bench b = bench_open("sm_90a", seed, async);
     struct softgpu_counters cost;
     uint64_t hash = 0;
@@ -629,9 +630,10 @@ static uint64_t check_all_to_e4m3(const char *seed, const char *async)
 
 Test(fp8_linear, results_sm_90a)
 {
-    const uint64_t first = check_all_to_e4m3("0", "late");
-    cr_assert(check_all_to_e4m3("5", "random") == first);
-    cr_assert(check_all_to_e4m3("9", "now") == first);
+    const uint64_t first = check_all_to_e4m3("0", "late", "132");
+    cr_assert(check_all_to_e4m3("5", "random", "2") == first); /* blocks make several tiles */
+    cr_assert(check_all_to_e4m3("9", "now", "1") == first);
+    cr_assert(check_all_to_e4m3("2", "late", "1") == first);
 }
 
 /* x that comes in BF16 is quantised first, in bands of rows if there is little scratch memory: the same bytes. */
