@@ -95,10 +95,17 @@ static void check_gemm(const struct gemm_variant *v)
     close_gpu(g);
 }
 
+/* Those whose results are e4m3 are fp8_linear's: a digit would come out times what the largest of 128 columns allows. */
 Test(kernels_coded, linear)
 {
     const struct gemm_variant *v;
-    for (int i = 0; (v = gemm_variant(i)); i++) check_gemm(v);
+    int checked = 0;
+    for (int i = 0; (v = gemm_variant(i)); i++) {
+        if (gemm_to_e4m3(v)) continue;
+        check_gemm(v);
+        checked++;
+    }
+    cr_assert_geq(checked, 25);
 }
 
 /* ---- op conv -------------------------------------------------------------------------------------------------------------- */
