@@ -127,7 +127,8 @@ static int wants_e4m3(const struct op_case *c, enum dtype act, const char *arch)
 {
     const int ada = !strcmp(arch, "sm_89") || !strcmp(arch, "sm_100a") || !strcmp(arch, "sm_120a"),
               hopper = !strcmp(arch, "sm_90a");
-    return act == DT_BF16 && c->options & X_E4M3 && (hopper || (ada && !(c->options & (X_GROUPS | Y_E4M3))));
+    return act == DT_BF16 && c->options & X_E4M3 &&
+           (hopper || (ada && !(c->options & (X_GROUPS | Y_E4M3 | QKV_E4M3))));
 }
 
 static void check_case(const struct op_case *c, enum dtype act, const char *arch, struct gpu_device *d)
