@@ -161,8 +161,7 @@ static enum klein_status of_conv(const struct forecast_card *c, const struct gpu
 
 int forecast_has_e4m3(const struct gpu_spec *g, const struct plan_op *o)
 {
-    return g->e4m3 > 0 && o->op == OP_linear && o->stage == KLEIN_STAGE_DENOISE &&
-           o->cost.epilogue >= LINEAR_RESIDUAL;
+    return g->e4m3 > 0 && o->stage == KLEIN_STAGE_DENOISE && product_of_blocks(o->op, &o->cost);
 }
 
 enum klein_status forecast_op(const struct forecast_card *c, const struct plan_op *o, int e4m3,

@@ -30,9 +30,8 @@ struct klein {
     struct open_times {          /* seconds of opening, and of the first request's plan; for benches */
         double files, device, weights, tokenizer, plan;
     } times;
-    struct klein_error warning; /* of opening; said with the first result */
-    char no_gpu
-        [KLEIN_MESSAGE_MAX]; /* "auto" took the processor: why not the GPU that is there; "" otherwise */
+    struct klein_error warning;     /* of opening; said with the first result */
+    char no_gpu[KLEIN_MESSAGE_MAX]; /* why "auto" did not take the GPU that is there; or "" */
 };
 
 /* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on

@@ -501,10 +501,10 @@ static void single_block(struct run *r, const struct dit *m, const struct dit_si
     const struct dit_config *d = m->cfg;
     int D = d->width, first = s->rows.first, n = s->rows.n, end = first + n;
     struct tensor shift = vectors(q->now, DIT_MOD_SINGLE, 1), scale = vectors(q->now, DIT_MOD_SINGLE + 1, 1);
-    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1),
-                  h = operand_of(r, s, s->h, is_e4m3(b->in), 0),
-                  /* "in" makes a part of it, and writes e4m3 only if it is in e4m3 */
-        om = attended_of(r, s, s->om, is_e4m3(b->in) && is_e4m3(b->out)), z = tensor_rows(s->z, first, n);
+    /* "in" makes a part of om, and only products of weights in e4m3 write e4m3. */
+    const int e4m3_in = is_e4m3(b->in), e4m3_out = e4m3_in && is_e4m3(b->out);
+    struct tensor gate = vectors(q->now, DIT_MOD_SINGLE + 2, 1), h = operand_of(r, s, s->h, e4m3_in, 0),
+                  om = attended_of(r, s, s->om, e4m3_out), z = tensor_rows(s->z, first, n);
     struct linear_args in = to_qkv(r, d, q, s, h);
     in.group[0] = (struct linear_group){.w = weight_of(b->in), .q_norm = b->q_norm, .k_norm = b->k_norm};
     in.qkv.mlp = tensor_cols(om, D, d->mlp_width);

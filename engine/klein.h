@@ -97,8 +97,8 @@ const char *klein_stage_name(enum klein_stage stage); /* "text", "references", "
 struct klein_progress {
     enum klein_stage stage;
     int image, images; /* image being made, 0-based, of how many */
-    int step,
-        steps; /* steps finished, of how many; in KLEIN_STAGE_REFERENCES: references; 0 of 0 in stages without steps */
+    /* Finished, of how many: steps, in KLEIN_STAGE_REFERENCES references; 0 of 0 in the other stages. */
+    int step, steps;
     double fraction; /* of the whole request by FLOPs, 0..1 */
 };
 
@@ -203,9 +203,8 @@ struct klein_model_info {
     float default_guidance;
     int text_length, text_width;
     const char *precision; /* of the products of the transformer's blocks: "fp8", or as dtype */
-    const char
-        *no_gpu; /* why "auto" took the processor though there is a GPU, or a driver that fails; else NULL */
-    const int *gpus; /* the numbers of the n_gpus GPUs that work together; NULL: one device */
+    const char *no_gpu;    /* why "auto" took the processor beside a GPU or a driver that fails; or NULL */
+    const int *gpus;       /* the numbers of the n_gpus GPUs that work together; NULL: one device */
     int n_gpus;
     const char *parallel; /* how they do: "ulysses", "cfg", "replica"; NULL: one device */
 };

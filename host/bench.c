@@ -50,8 +50,8 @@ void peak_print(const struct peak *p)
 
 double peak_seconds(const struct peak *p, enum klein_stage stage, enum op_id op, const struct op_cost *cost)
 {
-    const int in_blocks = op == OP_linear && cost->epilogue >= LINEAR_RESIDUAL; /* as in predict.h */
-    const double flops = p->fp8 > 0 && stage == KLEIN_STAGE_DENOISE && in_blocks ? p->fp8 : p->flops;
+    const int fp8 = p->fp8 > 0 && stage == KLEIN_STAGE_DENOISE && product_of_blocks(op, cost);
+    const double flops = fp8 ? p->fp8 : p->flops;
     return flops > 0 ? cost->flops / flops : NAN;
 }
 

@@ -31,7 +31,8 @@ extern const struct cli_option message_options[]; /* struct message_settings */
 extern const struct cli_option json_options[];    /* int */
 extern const struct cli_option config_options[];  /* const char * */
 
-/* The demo checkpoint: in the source tree that klein was built from, or where it was installed. NULL: in neither. */
+/* The demo checkpoint's folder: where it was installed, or in the source tree that klein was built from. NULL: in neither. Lives as long as the
+ * program; not for several threads at once. */
 const char *model_demo(void);
 /* Where the model is: -m, else KLEIN_MODEL, else the demo checkpoint that comes with klein (*demo is then 1).
  * The paths live as long as the settings and the environment. KLEIN_E_MODEL_MISSING, saying how to get one,

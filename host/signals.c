@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The only variables of the program that are not reached through an argument: a signal handler gets none. */
+/* Variables that are not reached through an argument: a signal handler gets none. (The program has one more, the demo model's path.) */
 static volatile sig_atomic_t received;
 static char late[256]; /* the line for a deadline that passes */
 

@@ -243,12 +243,17 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
     return fmax(seconds, sent_seconds(g, cost)) + launch;
 }
 
+int product_of_blocks(enum op_id op, const struct op_cost *cost)
+{
+    return op == OP_linear && cost->epilogue >= LINEAR_RESIDUAL;
+}
+
 double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3)
 {
     const double bytes = cost->bytes / (memory_share * g->memory);
     switch (op) {
     case OP_linear:
-        return product_seconds(g, op, cost, e4m3 && cost->epilogue >= LINEAR_RESIDUAL);
+        return product_seconds(g, op, cost, e4m3 && product_of_blocks(op, cost));
     case OP_conv:
         return product_seconds(g, op, cost, 0);
     case OP_attention: {

@@ -80,7 +80,9 @@ int resident_blocks(const struct gpu_spec *g, int registers, int threads, int sh
 /* Warps that a multiprocessor has at most. */
 int gpu_warps(const struct gpu_spec *g);
 
-/* Seconds of one call of an op. e4m3: its products of blocks (ops.h: residual, SwiGLU, qkv) are in e4m3. */
+/* Whether the denoiser has an op in its blocks, so that --precision fp8 multiplies it in e4m3: linear with residual, SwiGLU or qkv. */
+int product_of_blocks(enum op_id op, const struct op_cost *cost);
+/* Seconds of one call of an op. e4m3: if it is a product of blocks it is in e4m3. */
 double predict_op(const struct gpu_spec *g, enum op_id op, const struct op_cost *cost, int e4m3);
 
 #endif

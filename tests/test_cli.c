@@ -310,23 +310,29 @@ Test(cli, dump_and_back)
          "d.safetensors: has no tensor \"latents\"");
 }
 
+/* l.safetensors: latents [1, 128, h, w]. */
+static void write_latents(float *values, int h, int w)
+{
+    struct klein_error err;
+    struct st_writer *writer;
+    struct st_tensor t = {.name = "latents",
+                          .dtype = DT_F32,
+                          .ndim = 4,
+                          .shape = {1, 128, h, w},
+                          .data = values,
+                          .bytes = 128 * (size_t)h * (size_t)w * sizeof *values};
+    OK(st_write_begin(in_dir("l.safetensors"), &t, 1, NULL, &writer, &err));
+    OK(st_write_finish(writer, &err));
+}
+
 Test(cli, latents_replace_the_noise)
 {
     enum { H = 2, W = 3, N = 128 * H * W };
     float values[N];
-    struct klein_error err;
-    struct st_writer *w;
-    struct st_tensor t = {.name = "latents",
-                          .dtype = DT_F32,
-                          .ndim = 4,
-                          .shape = {1, 128, H, W},
-                          .data = values,
-                          .bytes = sizeof values};
     char hash[2][32];
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < N; i++) values[i] = (float)((i * 7919 + round) % 1000) / 500 - 1;
-        OK(st_write_begin(in_dir("l.safetensors"), &t, 1, NULL, &w, &err));
-        OK(st_write_finish(w, &err));
+        write_latents(values, H, W);
         json_t *json = program_json(OK_RUN("generate", "a cat", "-m", MODEL, "-s", "1", "--latents",
                                            "l.safetensors", "-o", "x.png", "--json"));
         cr_assert(int_of(json, "width") == 16 * W &&
@@ -349,17 +355,8 @@ Test(cli, kinds_of_noise)
 {
     enum { H = 2, W = 2, N = 128 * H * W };
     float values[N];
-    struct klein_error err;
-    struct st_writer *w;
-    struct st_tensor t = {.name = "latents",
-                          .dtype = DT_F32,
-                          .ndim = 4,
-                          .shape = {1, 128, H, W},
-                          .data = values,
-                          .bytes = sizeof values};
     noise_torch(values, N, 7, KLEIN_NOISE_TORCH_BF16);
-    OK(st_write_begin(in_dir("l.safetensors"), &t, 1, NULL, &w, &err));
-    OK(st_write_finish(w, &err));
+    write_latents(values, H, W);
     json_t *json[3] = {
         program_json(OK_RUN("generate", "a", SMALL, "-S", "7", "--noise", "torch-bf16", "--json")),
         program_json(OK_RUN("generate", "a", SMALL, "--latents", "l.safetensors", "--json")),
@@ -551,6 +548,11 @@ Test(cli, waiting_threads_do_not_spin)
         const size_t size = fread(environment, 1, sizeof environment, f);
         fclose(f);
         cr_assert_eq(memmem(environment, size, "GOMP_SPINCOUNT=1000", 20) != NULL, i == 0);
+        snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+        f = fopen(path, "rb");
+        cr_assert(f && fgets(environment, sizeof environment, f));
+        fclose(f);
+        cr_assert_str_eq(environment, "klein\n", "its name stays what people look for");
         kill(pid, SIGINT);
         cr_assert_eq(program_wait(pid), 130);
     }

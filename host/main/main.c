@@ -1,5 +1,6 @@
 #include "../commands.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -8,8 +9,12 @@
  * with a shorter time, once, unless the user has chosen. */
 static void spin_less(char **argv)
 {
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || setenv("GOMP_SPINCOUNT", "1000", 1)) return;
-    execv("/proc/self/exe", argv); /* returns if it cannot */
+    char program[PATH_MAX]; /* its path, not the link to it: that would be its name for ps and killall */
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    const ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (n <= 0 || setenv("GOMP_SPINCOUNT", "1000", 1)) return;
+    program[n] = 0;
+    execv(program, argv); /* returns if it cannot */
 }
 
 int main(int argc, char **argv)
