@@ -16,7 +16,7 @@ static const struct {
 } environment[] = {
     {"KLEIN_MODEL", "model folder (or single file) that is used without -m"},
     {"KLEIN_PRODUCTS",
-     "bf16 or f32: how the processor multiplies numbers in bf16; else as it does it faster"},
+     "amx, bf16 or f32: how the processor multiplies numbers in bf16; else as it does it fastest"},
     {"KLEIN_TUNE", "off: kernels are picked by the built-in rules, whatever klein tune measured"},
     {"KLEIN_CUBLASLT", "file of cuBLASLt for klein tune, if the loader does not find it"},
     {"KLEIN_CUDNN", "file of cuDNN 9 for klein tune, if the loader does not find it"},

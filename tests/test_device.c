@@ -144,17 +144,19 @@ Test(device, products)
 {
     struct klein_error err;
     struct device *dev = open_device("cpu", 1);
-    const int instructions = dev->act == DT_BF16, chosen = cpu_of(dev)->bf16;
+    const int instructions = dev->act == DT_BF16;
+    const enum products chosen = cpu_of(dev)->products;
+    cr_expect_eq(strstr(dev->description, "AMX") != NULL, chosen == PRODUCTS_AMX, "%s", dev->description);
     device_close(dev);
-    cr_expect(instructions || !chosen);
+    cr_expect(instructions || chosen == PRODUCTS_F32);
     for (int i = 0; i < 10; i++) {
         dev = open_device("cpu", 1);
-        cr_expect_eq(cpu_of(dev)->bf16, chosen, "open %d", i);
+        cr_expect_eq(cpu_of(dev)->products, chosen, "open %d", i);
         device_close(dev);
     }
     setenv("KLEIN_PRODUCTS", "f32", 1);
     dev = open_device("cpu", 1);
-    cr_expect_eq(cpu_of(dev)->bf16, 0);
+    cr_expect_eq(cpu_of(dev)->products, PRODUCTS_F32);
     cr_expect_eq(dev->act, instructions ? DT_BF16 : DT_F32, "activations stay what they are");
     cr_expect_eq(strstr(dev->description, "bf16 multiplied in f32") != NULL, instructions, "%s",
                  dev->description);
@@ -162,14 +164,21 @@ Test(device, products)
     setenv("KLEIN_PRODUCTS", "bf16", 1);
     if (instructions) {
         dev = open_device("cpu", 1);
-        cr_expect_eq(cpu_of(dev)->bf16, 1);
-        cr_expect(strstr(dev->description, "AVX-512 BF16"), "%s", dev->description);
+        cr_expect_eq(cpu_of(dev)->products, PRODUCTS_BF16);
+        cr_expect(strstr(dev->description, chosen == PRODUCTS_AMX ? "AMX by oneDNN" : "AVX-512 BF16"), "%s",
+                  dev->description);
         device_close(dev);
     } else {
         FAILS(device_open("cpu", NULL, &dev, &err), KLEIN_E_UNSUPPORTED, "KLEIN_PRODUCTS");
     }
+    setenv("KLEIN_PRODUCTS", "amx", 1);
+    dev = open_device("cpu", 1);
+    cr_expect_eq(cpu_of(dev)->products, PRODUCTS_AMX);
+    cr_expect_eq(strstr(dev->description, "AMX emulated") != NULL, chosen != PRODUCTS_AMX, "%s",
+                 dev->description);
+    device_close(dev);
     setenv("KLEIN_PRODUCTS", "fp16", 1);
-    FAILS(device_open("cpu", NULL, &dev, &err), KLEIN_E_USAGE, "\"fp16\": it must be bf16 or f32");
+    FAILS(device_open("cpu", NULL, &dev, &err), KLEIN_E_USAGE, "\"fp16\": it must be amx, bf16 or f32");
 }
 
 /* Opens `name`, runs the call on it, closes it. */

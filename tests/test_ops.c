@@ -76,6 +76,47 @@ Test(ops, cpu_with_sse)
     check_isa("SSE41", "SSE2");
 }
 
+/* Products on AMX: emulated where there is none, with the packing of each kind of vectors. And where there is, what else multiplies bf16. */
+static void check_products(const char *isa, const char *products)
+{
+    if (isa) setenv("ONEDNN_MAX_CPU_ISA", isa, 1);
+    setenv("KLEIN_PRODUCTS", products, 1);
+    struct device *dev = open_device("cpu", 2);
+    for (int i = 0; i < op_case_count; i++)
+        if (!op_cases[i].bench) op_case_check(&op_cases[i], DT_BF16, dev);
+    device_close(dev);
+}
+
+Test(ops, amx)
+{
+    check_products(NULL, "amx");
+}
+
+Test(ops, amx_emulated_with_avx512)
+{
+    check_products("AVX512_CORE_BF16", "amx");
+}
+
+Test(ops, amx_emulated_with_avx2)
+{
+    check_products("AVX2", "amx");
+}
+
+Test(ops, amx_emulated_with_sse)
+{
+    check_products("SSE41", "amx");
+}
+
+/* oneDNN's products where the device by itself has ours, and bf16 widened. */
+Test(ops, bf16_otherwise)
+{
+    struct device *dev = open_device("cpu", 1);
+    int bf16 = dev->act == DT_BF16;
+    device_close(dev);
+    if (bf16) check_products(NULL, "bf16");
+    check_products(NULL, "f32");
+}
+
 /* The output's bytes, appended to *bytes. */
 static void append_output(const struct op_case *c, enum dtype act, struct device *dev, float **bytes,
                           size_t *count)

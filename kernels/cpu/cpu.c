@@ -39,8 +39,17 @@ static int has(dnnl_cpu_isa_t isa)
     return (dnnl_get_effective_cpu_isa() & isa) == isa;
 }
 
+/* To ask oneDNN for AMX is to ask the kernel for the tile registers, too. */
+static const struct op_table *best_ops(void)
+{
+    if (has(dnnl_cpu_isa_avx512_core_amx)) return &cpu_ops_amx;
+    if (has(dnnl_cpu_isa_avx512_core)) return &cpu_ops_avx512;
+    return has(dnnl_cpu_isa_avx2) ? &cpu_ops_avx2 : &cpu_ops_base;
+}
+
 static double (*register_peak(const struct cpu_device *cpu))(enum dtype, double)
 {
+    if (cpu->base.ops == &cpu_ops_amx) return cpu_register_peak_amx;
     if (cpu->base.ops == &cpu_ops_avx512) return cpu_register_peak_avx512;
     if (cpu->base.ops == &cpu_ops_avx2) return cpu_register_peak_avx2;
     return cpu_register_peak_base;
@@ -61,31 +70,46 @@ static void processor_name(char *to, size_t size)
     to[used] = 0;
 }
 
-/* Whether bf16 operands are multiplied as they are or widened to F32, which gives the same products and another order of sums. Both have their
- * instructions, of rates that nothing announces: a Zen 4 makes twice as many FLOP by vdpbf16ps as by FMA, some Xeons half as many. Measured by
- * the thread's own clock, three runs of 1.2 million each; the limit lies far from both. KLEIN_PRODUCTS=bf16|f32 decides instead. */
+/* What multiplies bf16 operands: AMX where it is; else, bf16 or widened to F32? Both have their instructions, of rates that nothing announces: a Zen 4
+ * makes twice as many FLOP by vdpbf16ps as by FMA, some Xeons half as many. Measured by the thread's own clock, three runs of 1.2 million each; the
+ * limit lies far from both. KLEIN_PRODUCTS decides instead; amx is emulated where it is missing, slowly, for tests. */
 static enum klein_status decide_products(struct cpu_device *cpu, int instructions, struct klein_error *err)
 {
+    static const char *const names[] = {
+        [PRODUCTS_F32] = "f32", [PRODUCTS_BF16] = "bf16", [PRODUCTS_AMX] = "amx"};
     const char *forced = getenv("KLEIN_PRODUCTS");
     if (forced && *forced) {
-        cpu->bf16 = !strcmp(forced, "bf16");
-        if (!cpu->bf16 && strcmp(forced, "f32") != 0)
-            return fail(err, KLEIN_E_USAGE, "KLEIN_PRODUCTS is \"%s\": it must be bf16 or f32", forced);
-        if (cpu->bf16 && !instructions)
+        int i = 0;
+        while (i < 3 && strcmp(forced, names[i])) i++;
+        if (i == 3)
+            return fail(err, KLEIN_E_USAGE, "KLEIN_PRODUCTS is \"%s\": it must be amx, bf16 or f32", forced);
+        if (i == PRODUCTS_BF16 && !instructions)
             return fail(err, KLEIN_E_UNSUPPORTED,
                         "KLEIN_PRODUCTS is bf16, which this processor does not multiply");
+        cpu->products = (enum products)i;
         return KLEIN_OK;
     }
-    cpu->bf16 = instructions;
-    if (!instructions || has(dnnl_cpu_isa_avx512_core_amx))
-        return KLEIN_OK; /* AMX is not vector units: oneDNN's bf16 */
+    if (!instructions || cpu->base.ops == &cpu_ops_amx) {
+        cpu->products = instructions ? PRODUCTS_AMX : PRODUCTS_F32;
+        return KLEIN_OK;
+    }
     double f32 = 0, bf16 = 0;
     for (int i = 0; i < 3; i++) {
         f32 = fmax(f32, register_peak(cpu)(DT_F32, 0));
         bf16 = fmax(bf16, register_peak(cpu)(DT_BF16, 0));
     }
-    cpu->bf16 = bf16 > 0.7 * f32;
+    cpu->products = bf16 > 0.7 * f32 ? PRODUCTS_BF16 : PRODUCTS_F32;
     return KLEIN_OK;
+}
+
+/* How this device multiplies, for people. */
+static const char *products_name(const struct cpu_device *cpu, int bf16)
+{
+    const struct op_table *ops = cpu->base.ops;
+    if (cpu->products == PRODUCTS_AMX) return ops == &cpu_ops_amx ? "AMX" : "AMX emulated";
+    if (cpu->products == PRODUCTS_BF16) return ops == &cpu_ops_amx ? "AMX by oneDNN" : "AVX-512 BF16";
+    if (bf16) return "AVX-512 (bf16 multiplied in f32)";
+    return ops == &cpu_ops_avx512 ? "AVX-512" : ops == &cpu_ops_avx2 ? "AVX2" : "SSE2";
 }
 
 enum klein_status cpu_open(const struct device_options *options, struct device **out, struct klein_error *err)
@@ -94,9 +118,7 @@ enum klein_status cpu_open(const struct device_options *options, struct device *
     if (!cpu) return fail(err, KLEIN_E_NO_MEMORY, "cpu device: out of memory");
     int threads = host_threads(options ? options->threads : 0);
     const int bf16 = has(dnnl_cpu_isa_avx512_core_bf16);
-    cpu->base = (struct device){.ops = has(dnnl_cpu_isa_avx512_core) ? &cpu_ops_avx512
-                                       : has(dnnl_cpu_isa_avx2)      ? &cpu_ops_avx2
-                                                                     : &cpu_ops_base,
+    cpu->base = (struct device){.ops = best_ops(),
                                 .name = "cpu",
                                 .act = bf16 ? DT_BF16 : DT_F32,
                                 .computes = 1,
@@ -115,12 +137,7 @@ enum klein_status cpu_open(const struct device_options *options, struct device *
     char name[64];
     processor_name(name, sizeof name);
     snprintf(cpu->base.description, sizeof cpu->base.description, "%s, %d thread%s, %s", name, threads,
-             threads > 1 ? "s" : "",
-             cpu->bf16                          ? "AVX-512 BF16"
-             : bf16                             ? "AVX-512 (bf16 multiplied in f32)"
-             : cpu->base.ops == &cpu_ops_avx512 ? "AVX-512"
-             : cpu->base.ops == &cpu_ops_avx2   ? "AVX2"
-                                                : "SSE2");
+             threads > 1 ? "s" : "", products_name(cpu, bf16));
     cpu->dnn = dnn_open(threads);
     if (!cpu->dnn) {
         cpu_close(&cpu->base);

@@ -1,3 +1,4 @@
+#include "amx.h"
 #include "product.h"
 
 #include "../dnn.h"
@@ -9,7 +10,9 @@
  * are mapped and rearranges them itself, which costs it 3 % with 512 rows and more with fewer. */
 enum { TILE_M = 512, TILE_N = 64, TILE_HEAD = 128, CHUNK = 4 * TILE_M, AHEAD = 8 };
 
-/* In F32 the products are ours (product.h): weights are packed for each tile on the way from their dtype. */
+/* In F32 and on AMX the products are ours (product.h, amx.h): weights are packed for each tile on the way from their dtype. AMX is so fast that tiles
+ * must be wide, or the rows would not arrive in time. */
+enum { TILE_AMX = 256 };
 
 /* A run of weight rows that go to one output, in tiles of `step` columns; `pair`: rows from a SwiGLU's gate to
  * its up, or 0. */
@@ -23,43 +26,47 @@ struct segment {
 struct plan {
     const struct linear_args *a;
     enum dtype act, type; /* type: of the operands as multiplied; BF16 or F32 */
+    int amx;              /* on tiles of amx.h; x is packed then */
     struct segment segment[4];
     int segments, jobs; /* jobs: tiles in a row of tiles */
     int widest;         /* columns of the widest tile, gate and up counted both */
 };
 
-/* Floats from one row of a tile's accumulators to the next. Dense, because oneDNN is a fifth slower on spaced rows. */
-static int width(int n)
+/* Floats from one row of a tile's accumulators to the next. Dense, because oneDNN is a fifth slower on spaced rows; products on AMX write whole pairs of
+ * tiles from wherever a part of the weights begins, and rows a power of two apart would share a few sets of the cache. */
+static int width(const struct plan *p, int n)
 {
-    return ceil_div(n, VL) * VL;
+    return p->amx ? round_up(n, AMX_N) + AMX_N : round_up(n, VL);
 }
 
 static void add_segment(struct plan *p, struct segment s)
 {
     p->segment[p->segments++] = s;
     p->jobs += ceil_div(s.count, s.step);
-    int columns = width(s.step) * (s.pair ? 2 : 1);
+    int columns = width(p, s.step) * (s.pair ? 2 : 1);
     if (columns > p->widest) p->widest = columns;
 }
 
 static void make_plan(struct plan *p, const struct cpu_device *cpu, const struct linear_args *a)
 {
     *p = (struct plan){.a = a, .act = linear_act(a)};
-    p->type = p->act == DT_BF16 && cpu->bf16 ? DT_BF16 : DT_F32;
+    p->type = p->act == DT_BF16 && cpu->products != PRODUCTS_F32 ? DT_BF16 : DT_F32;
+    p->amx = p->type == DT_BF16 && cpu->products == PRODUCTS_AMX;
+    int wide = p->amx ? TILE_AMX : TILE_N, least = p->amx ? TILE_AMX : TILE_HEAD;
     int n = weight_rows(&a->group[0].w);
     if (a->epilogue == LINEAR_SWIGLU) {
-        add_segment(p, (struct segment){TO_SWIGLU, 0, n / 2, TILE_N, n / 2, a->y, 0});
+        add_segment(p, (struct segment){TO_SWIGLU, 0, n / 2, p->amx ? wide / 2 : wide, n / 2, a->y, 0});
     } else if (a->epilogue == LINEAR_QKV) {
-        int hd = a->qkv.head_dim, step = hd < TILE_HEAD ? TILE_HEAD / hd * hd : hd;
+        int hd = a->qkv.head_dim, step = hd < least ? least / hd * hd : hd;
         int q = a->qkv.heads * hd, kv = a->qkv.kv_heads * hd, rest = n - q - 2 * kv;
         add_segment(p, (struct segment){TO_ROTATED, 0, q, step, 0, a->qkv.q, 0});
         add_segment(p, (struct segment){TO_ROTATED, q, kv, step, 0, a->qkv.k, 1});
-        add_segment(p, (struct segment){TO_PLAIN, q + kv, kv, TILE_N, 0, a->qkv.v, 0});
+        add_segment(p, (struct segment){TO_PLAIN, q + kv, kv, wide, 0, a->qkv.v, 0});
         if (rest)
-            add_segment(p,
-                        (struct segment){TO_SWIGLU, q + 2 * kv, rest / 2, TILE_N, rest / 2, a->qkv.mlp, 0});
+            add_segment(p, (struct segment){TO_SWIGLU, q + 2 * kv, rest / 2, p->amx ? wide / 2 : wide,
+                                            rest / 2, a->qkv.mlp, 0});
     } else {
-        add_segment(p, (struct segment){TO_Y, 0, n, TILE_N, 0, a->y, 0});
+        add_segment(p, (struct segment){TO_Y, 0, n, wide, 0, a->y, 0});
     }
 }
 
@@ -159,10 +166,69 @@ static void dequantise(void *to, enum dtype type, const uint8_t *from, float sca
     for (int i = 0; i < n; i++) f32_store(to, type, (size_t)i, f32_from_f8e4m3(from[i]) * scale);
 }
 
+/* --- products --- */
+
+/* Rows of x as amx.h packs them: a tile's rows are one left operand after another, each of AMX_BLOCK elements. Row i of the tile, a multiple of AMX_M. */
+static void pack_x(bf16 *tile, struct tensor x, int i)
+{
+    int rows = round_up(x.rows, AMX_M);
+    for (int from = 0; from < x.cols; from += AMX_BLOCK) {
+        int k = min_int(AMX_BLOCK, x.cols - from);
+        bf16 *block = tile + (size_t)rows * (size_t)from;
+        ISA(amx_left)
+        (block + (size_t)i * (size_t)round_up(k, AMX_K), tensor_rows(x, i, min_int(AMX_M, x.rows - i)), from,
+         k);
+    }
+}
+
+static void multiply_amx(struct tensor x, struct tensor b, float *acc, int ldc, bf16 *panel)
+{
+    int tiles = ceil_div(x.rows, AMX_M), slivers = ceil_div(b.rows, AMX_N);
+    size_t line = (size_t)(tiles * AMX_M) * sizeof(bf16); /* bytes of x per element of k */
+    for (int from = 0; from < b.cols; from += AMX_BLOCK) {
+        int k = min_int(AMX_BLOCK, b.cols - from), steps = ceil_div(k, AMX_K), next = from + k;
+        const char *block = (const char *)x.ptr + line * (size_t)from, *left[TILE_M / AMX_M];
+        for (int i = 0; i < tiles; i++) left[i] = block + (size_t)(i * steps) * 1024;
+        for (int s = 0; s < slivers; s++) {
+            struct tensor here = tensor_rows(b, s * AMX_N, min_int(AMX_N, b.rows - s * AMX_N));
+            struct amx_product p = {.tiles = tiles,
+                                    .parts = 1,
+                                    .steps = steps,
+                                    .left = left,
+                                    .row = 64,
+                                    .step = 1024,
+                                    .right = panel,
+                                    .c = acc + s * AMX_N,
+                                    .ldc = ldc,
+                                    .accumulate = from > 0};
+            if (s + 1 < slivers) /* the weights that are packed next */
+                p.ahead[0] = (struct amx_ahead){
+                    tensor_at(b, (s + 1) * AMX_N, from), (size_t)b.ld * dtype_size(b.dtype),
+                    min_int(AMX_N, b.rows - (s + 1) * AMX_N), k * (int)dtype_size(b.dtype)};
+            else if (next < b.cols)
+                p.ahead[0] = (struct amx_ahead){tensor_at(b, 0, next), (size_t)b.ld * dtype_size(b.dtype),
+                                                min_int(AMX_N, b.rows),
+                                                min_int(AMX_BLOCK, b.cols - next) * (int)dtype_size(b.dtype)};
+            if (next < b.cols) { /* and a piece of x's next elements */
+                size_t bytes =
+                    line * (size_t)round_up(min_int(AMX_BLOCK, b.cols - next), AMX_K) / (size_t)slivers;
+                p.ahead[1] =
+                    (struct amx_ahead){block + line * (size_t)k + bytes * (size_t)s, 0, 1, (int)bytes};
+            }
+            ISA(amx_transposed)(panel, here, from, k);
+            ISA(amx_product)(&p);
+        }
+    }
+}
+
 /* acc = x times rows of one part of the weights. */
 static enum klein_status multiply_part(const struct plan *p, struct cpu_device *cpu, struct tensor x,
                                        struct tensor b, float *acc, int ldc, char *panel)
 {
+    if (p->amx) {
+        multiply_amx(x, b, acc, ldc, (bf16 *)panel);
+        return KLEIN_OK;
+    }
     if (p->type == DT_F32) {
         const float *row[TILE_M];
         for (int i = 0; i < x.rows; i++) row[i] = row_of(x, i);
@@ -193,7 +259,7 @@ static enum klein_status multiply_part(const struct plan *p, struct cpu_device *
 static enum klein_status multiply(const struct plan *p, struct cpu_device *cpu, struct tensor x,
                                   const struct weight *w, int first, int n, float *acc, char *panel)
 {
-    int ldc = width(n);
+    int ldc = width(p, n);
     for (int i = 0, base = 0; n > 0; base += w->part[i++].rows) {
         struct tensor part = w->part[i];
         int skip = first - base, here = min_int(part.rows - skip, n);
@@ -222,8 +288,8 @@ static enum klein_status tile(const struct plan *p, struct cpu_device *cpu, stru
     while (job >= ceil_div(s->count, s->step)) job -= ceil_div(s->count, s->step), s++;
     int c = job * s->step, n = min_int(s->step, s->count - c);
     const struct weight *w = &p->a->group[split_group(p->a->split, from)].w;
-    size_t ld = (size_t)width(n);
-    float *up = acc + (size_t)x.rows * ld;
+    size_t ld = (size_t)width(p, n);
+    float *up = acc + (size_t)round_up(x.rows, AMX_M) * ld;
     TRY(multiply(p, cpu, x, w, s->first + c, n, acc, panel));
     if (s->pair) TRY(multiply(p, cpu, x, w, s->first + s->pair + c, n, up, panel));
     for (int i = 0; i < x.rows; i++) {
@@ -241,15 +307,27 @@ static enum klein_status rows(const struct plan *p, struct cpu_device *cpu, int 
                               char *converted, char *scratch, size_t per_thread)
 {
     struct tensor given = tensor_rows(p->a->x, from, count), x = given;
-    if (given.dtype != p->type) x = tensor_of(converted, p->type, count, given.cols);
     int tiles = ceil_div(count, TILE_M), height = ceil_div(count, tiles);
+    if (p->amx) {
+        height = round_up(height, AMX_M);
+        x = tensor_of(converted, DT_BF16, count, round_up(given.cols, AMX_K));
+    } else if (given.dtype != p->type) {
+        x = tensor_of(converted, p->type, count, given.cols);
+    }
     enum klein_status status = KLEIN_OK;
 #pragma omp parallel num_threads(cpu->base.threads)
     {
         dnn_enter();
         float *acc = (float *)(scratch + (size_t)omp_get_thread_num() * per_thread);
         char *panel = (char *)acc + aligned((size_t)TILE_M * (size_t)p->widest * sizeof *acc);
-        if (x.ptr != given.ptr) {
+        if (p->amx) {
+            ISA(amx_begin)();
+#pragma omp for
+            for (int i = 0; i < ceil_div(count, AMX_M); i++) {
+                int first = i * AMX_M / height * height, n = min_int(height, count - first);
+                pack_x(row_of(x, first), tensor_rows(given, first, n), i * AMX_M - first);
+            }
+        } else if (x.ptr != given.ptr) {
 #pragma omp for
             for (int i = 0; i < count; i++)
                 ISA(convert)(row_of(x, i), x.dtype, row_of(given, i), given.dtype, x.cols);
@@ -264,6 +342,7 @@ static enum klein_status rows(const struct plan *p, struct cpu_device *cpu, int 
                 status = s;
             }
         }
+        if (p->amx) ISA(amx_end)();
     }
     return status;
 }
@@ -279,11 +358,17 @@ enum klein_status ISA(cpu_linear)(struct device *dev, const struct linear_args *
     make_plan(&p, cpu, a);
     int m = a->x.rows, k = a->x.cols;
     size_t row = (size_t)k * dtype_size(p.type), panel = 0; /* panel: a tile's weights, packed or converted */
+    if (p.amx) panel = aligned(AMX_N * AMX_BLOCK * sizeof(bf16));
     if (p.type == DT_F32) panel = aligned(packed_floats(PRODUCT_K, p.widest) * sizeof(float));
     for (int g = 0; g < (a->split ? 2 : 1); g++)
         if (!panel && a->group[g].w.part[0].dtype != p.type) panel = aligned((size_t)p.widest * row);
     size_t per_thread = aligned((size_t)TILE_M * (size_t)p.widest * sizeof(float)) + panel;
-    size_t x_bytes = a->x.dtype == p.type ? 0 : aligned((size_t)min_int(m, CHUNK) * row);
+    size_t x_bytes = 0;
+    if (p.amx)
+        x_bytes =
+            aligned((size_t)round_up(min_int(m, CHUNK), AMX_M) * (size_t)round_up(k, AMX_K) * sizeof(bf16));
+    else if (a->x.dtype != p.type)
+        x_bytes = aligned((size_t)min_int(m, CHUNK) * row);
     char *scratch;
     TRY(cpu_scratch(cpu, x_bytes + (size_t)dev->threads * per_thread, &scratch, err));
     for (int from = 0, to; from < m; from = to) {

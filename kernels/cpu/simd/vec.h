@@ -58,6 +58,10 @@ static inline vf vselect(vi mask, vf a, vf b)
 
 static inline void vstore_bf16(bf16 *p, vf v)
 {
+#ifdef __AVX512BF16__ /* the same but for denormal numbers, which become zero, as in products */
+    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+    return;
+#endif
     vu u = (vu)v, rounded = u + 0x7fff + (u >> 16 & 1);
     u = (vu)vselect(v == v, (vf)rounded, (vf)(u | 0x400000)) >> 16; /* NaN stays NaN */
 #ifdef __AVX512F__
@@ -226,6 +230,11 @@ static inline int ceil_div(int a, int b)
 static inline int min_int(int a, int b)
 {
     return a < b ? a : b;
+}
+
+static inline int round_up(int n, int to)
+{
+    return (n + to - 1) / to * to;
 }
 
 /* Size in bytes rounded so that pieces of scratch keep their alignment. */
