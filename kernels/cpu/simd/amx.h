@@ -11,7 +11,7 @@
 #include "vec.h"
 
 /* AMX_BLOCK elements of k of AMX_N columns stay in the first cache while all rows pass. */
-enum { AMX_M = 16, AMX_K = 32, AMX_N = 32, AMX_BLOCK = 256 };
+enum { AMX_M = 16, AMX_K = 32, AMX_N = 32, AMX_BLOCK = 512 };
 
 /* Around products, in every thread: sets the tile registers up, and gives them back. */
 void ISA(amx_begin)(void);
