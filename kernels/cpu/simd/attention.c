@@ -82,24 +82,17 @@ static void pack(const struct job *t)
     }
 }
 
-/* c, n rows of `wide` columns, = or += left right over k; row tiles of the left operand begin `tile` bytes apart, see amx.h. right: each AMX_N columns begin
- * `columns` bytes after those before. */
-static void multiply_amx(int n, int wide, int k, const char *left, size_t tile, size_t row, size_t step,
-                         const char *right, size_t columns, float *c, int ldc, int accumulate)
+/* p for n rows and `wide` columns of the result. Row tiles of the left operand, whose first is `left`, lie `tile` bytes apart; each AMX_N columns of the
+ * right one begin `columns` bytes after those before. */
+static void multiply_amx(struct amx_product p, int n, int wide, const char *left, size_t tile, size_t columns)
 {
     const char *tiles[BLOCK_Q / AMX_M];
-    for (int i = 0; i < ceil_div(n, AMX_M); i++) tiles[i] = left + (size_t)i * tile;
-    for (int j = 0; j < wide; j += AMX_N, right += columns) ISA(amx_product)
-    (&(struct amx_product){.tiles = ceil_div(n, AMX_M),
-                           .parts = 1,
-                           .steps = ceil_div(k, AMX_K),
-                           .left = tiles,
-                           .row = row,
-                           .step = step,
-                           .right = (const bf16 *)(const void *)right,
-                           .c = c + j,
-                           .ldc = ldc,
-                           .accumulate = accumulate});
+    p.parts = 1;
+    p.tiles = ceil_div(n, AMX_M);
+    p.left = tiles;
+    for (int i = 0; i < p.tiles; i++) tiles[i] = left + (size_t)i * tile;
+    for (int j = 0; j < wide; j += AMX_N, p.c += AMX_N, p.right += columns / sizeof(bf16))
+        ISA(amx_product)(&p);
 }
 
 /* Scores of queries [from, from + n) of head h and keys [j, j + width); ld: from one query's to the next's. */
@@ -115,8 +108,14 @@ static enum klein_status scores(const struct job *t, int h, int from, int n, int
     const char *keys = t->packed_k + (size_t)kv * t->head + (size_t)(j / BLOCK_K) * t->block;
     if (amx(t)) {
         size_t row = (size_t)t->hd * sizeof(bf16);
-        multiply_amx(n, width, hd, t->packed_q + (size_t)h * t->query + (size_t)from * row, AMX_M * row, 64,
-                     1024, keys, AMX_N * row, b->score, ld, 0);
+        multiply_amx((struct amx_product){.steps = ceil_div(hd, AMX_K),
+                                          .row = 64,
+                                          .step = 1024,
+                                          .right = (const bf16 *)(const void *)keys,
+                                          .c = b->score,
+                                          .ldc = ld},
+                     n, width, t->packed_q + (size_t)h * t->query + (size_t)from * row, AMX_M * row,
+                     AMX_N * row);
         return KLEIN_OK;
     }
     for (int i = 0; i < n; i++) b->row[i] = (const float *)tensor_at(a->q, from + i, h * hd);
@@ -140,8 +139,15 @@ static enum klein_status add_values(const struct job *t, int h, int n, int j, in
     int packed = min_int(BLOCK_K, t->keys - j); /* causal blocks may be narrower */
     if (amx(t)) {
         size_t row = (size_t)ld * sizeof(float);
-        multiply_amx(n, hd, width, (const char *)b->score, AMX_M * row, row, 64, values,
-                     (size_t)round_up(packed, AMX_K) * AMX_N * sizeof(bf16), b->o, t->hd, 1);
+        multiply_amx((struct amx_product){.steps = ceil_div(width, AMX_K),
+                                          .row = row,
+                                          .step = 64,
+                                          .right = (const bf16 *)(const void *)values,
+                                          .c = b->o,
+                                          .ldc = t->hd,
+                                          .accumulate = 1},
+                     n, hd, (const char *)b->score, AMX_M * row,
+                     (size_t)round_up(packed, AMX_K) * AMX_N * sizeof(bf16));
         return KLEIN_OK;
     }
     size_t sliver = (size_t)packed * PRODUCT_N;
