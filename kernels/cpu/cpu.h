@@ -39,8 +39,8 @@ static inline enum klein_status cpu_refuses_e4m3(const char *op, struct klein_er
 /* At least `bytes` of scratch, ARENA_ALIGN-aligned, valid until the next op. */
 enum klein_status cpu_scratch(struct cpu_device *cpu, size_t bytes, char **out, struct klein_error *err);
 
-/* FLOP/s of multiply-adds on registers (a multiply-add is 2), of vectors or AMX tiles, all threads of the device together: what no kernel can exceed. Takes 0.1 s per type. type: of the operands, DT_F32 or DT_BF16; of BF16 ones the better of multiplying them as they are and
- * widened. */
+/* FLOP/s of multiply-adds on registers (a multiply-add is 2), of vectors or AMX tiles, all threads of the device together: what no kernel can exceed.
+ * Takes 0.1 s per type. type: of the operands, DT_F32 or DT_BF16; of BF16 ones the better of multiplying them as they are and widened. */
 double cpu_peak_flops(struct device *dev, enum dtype type);
 
 /* The op tables of simd/, one per instruction set, and one thread's register peak over some seconds. */

@@ -73,21 +73,26 @@ static size_t part_of(const struct amx_product *p, int part)
     return p->part ? p->part[part] : 0;
 }
 
-/* Two row tiles by two of columns: four sums, and the four operands that they need in each step. */
-static void four(const struct amx_product *p, const char *upper, const char *lower, float *c)
+/* One or two row tiles by two of columns: up to four sums, and the up to four operands that they need in each step. `tall` (two) is a constant where this
+ * is used. */
+static inline __attribute__((always_inline)) void sums(const struct amx_product *p, int tall,
+                                                       const char *upper, const char *lower, float *c)
 {
     REGISTERS;
-    size_t ld = (size_t)p->ldc * sizeof *c, row = p->row, step = p->step, packed = 64;
+    size_t ld = (size_t)p->ldc * sizeof *c, row = p->row, step = p->step, packed = AMX_ROW;
     int steps = p->steps;
     float *d = c + AMX_M * (size_t)p->ldc;
     if (p->accumulate) {
         LOAD(0, c, ld);
         LOAD(1, c + 16, ld);
-        LOAD(2, d, ld);
-        LOAD(3, d + 16, ld);
     } else {
         ZERO(0);
         ZERO(1);
+    }
+    if (tall && p->accumulate) {
+        LOAD(2, d, ld);
+        LOAD(3, d + 16, ld);
+    } else if (tall) {
         ZERO(2);
         ZERO(3);
     }
@@ -100,6 +105,7 @@ static void four(const struct amx_product *p, const char *upper, const char *low
             MULTIPLY(0, 4, 6);
             LOAD(7, right + AMX_K * 16, packed);
             MULTIPLY(1, 4, 7);
+            if (!tall) continue;
             LOAD_PASSING(5, b, row);
             MULTIPLY(2, 5, 6);
             MULTIPLY(3, 5, 7);
@@ -107,35 +113,9 @@ static void four(const struct amx_product *p, const char *upper, const char *low
     }
     STORE(0, c, ld);
     STORE(1, c + 16, ld);
+    if (!tall) return;
     STORE(2, d, ld);
     STORE(3, d + 16, ld);
-}
-
-static void two(const struct amx_product *p, const char *left, float *c)
-{
-    REGISTERS;
-    size_t ld = (size_t)p->ldc * sizeof *c, row = p->row, step = p->step, packed = 64;
-    int steps = p->steps;
-    if (p->accumulate) {
-        LOAD(0, c, ld);
-        LOAD(1, c + 16, ld);
-    } else {
-        ZERO(0);
-        ZERO(1);
-    }
-    const bf16 *right = p->right;
-    for (int part = 0; part < p->parts; part++) {
-        const char *a = left + part_of(p, part);
-        for (int s = 0; s < steps; s++, a += step, right += AMX_K * AMX_N) {
-            LOAD_PASSING(4, a, row);
-            LOAD(6, right, packed);
-            MULTIPLY(0, 4, 6);
-            LOAD(7, right + AMX_K * 16, packed);
-            MULTIPLY(1, 4, 7);
-        }
-    }
-    STORE(0, c, ld);
-    STORE(1, c + 16, ld);
 }
 
 /* The i-th of n equal pieces. */
@@ -153,9 +133,9 @@ void ISA(amx_product)(const struct amx_product *p)
         for (int a = 0; a < 2; a++)
             if (p->ahead[a].rows) fetch(&p->ahead[a], i / 2, ceil_div(p->tiles, 2));
         if (i + 1 < p->tiles)
-            four(p, p->left[i], p->left[i + 1], c);
+            sums(p, 1, p->left[i], p->left[i + 1], c);
         else
-            two(p, p->left[i], c);
+            sums(p, 0, p->left[i], p->left[i], c);
     }
 }
 

@@ -12,6 +12,7 @@
 
 /* AMX_BLOCK elements of k of AMX_N columns stay in the first cache while all rows pass. */
 enum { AMX_M = 16, AMX_K = 32, AMX_N = 32, AMX_BLOCK = 512 };
+enum { AMX_ROW = 64, AMX_TILE = 1024 }; /* bytes, of a tile's row and of a tile */
 
 /* Around products, in every thread: sets the tile registers up, and gives them back. */
 void ISA(amx_begin)(void);
@@ -26,8 +27,15 @@ void ISA(amx_transposed)(bf16 *to, struct tensor b, int from, int k);
 /* Packs columns [from, from + n) of all rows of b as a right operand, AMX_N columns after another. F32 or BF16. */
 void ISA(amx_right)(bf16 *to, struct tensor b, int from, int n);
 
+/* Memory to bring to the second cache during a product: `rows` (0: none) of `bytes`, `row` bytes apart. Never read, so it may end earlier. */
+struct amx_ahead {
+    const char *at;
+    size_t row;
+    int rows, bytes;
+};
+
 /* c [16 tiles, AMX_N] = or += left right. k is `parts` times `steps`: row tile i of part s begins part[s] bytes behind left[i]; its rows lie `row`
- * bytes apart and its steps `step` bytes: 64 and 1024 where it is packed. Rows of c lie ldc floats apart. */
+ * bytes apart and its steps `step` bytes: AMX_ROW and AMX_TILE where it is packed. Rows of c lie ldc floats apart. */
 struct amx_product {
     int tiles, parts, steps;
     const char *const *left;
@@ -36,12 +44,7 @@ struct amx_product {
     const bf16 *right;
     float *c;
     int ldc, accumulate;
-    struct
-        amx_ahead { /* memory to bring to the second cache meanwhile: `rows` of `bytes`, `row` bytes apart */
-        const char *at;
-        size_t row;
-        int rows, bytes;
-    } ahead[2];
+    struct amx_ahead ahead[2];
 };
 void ISA(amx_product)(const struct amx_product *p);
 

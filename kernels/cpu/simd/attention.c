@@ -109,8 +109,8 @@ static enum klein_status scores(const struct job *t, int h, int from, int n, int
     if (amx(t)) {
         size_t row = (size_t)t->hd * sizeof(bf16);
         multiply_amx((struct amx_product){.steps = ceil_div(hd, AMX_K),
-                                          .row = 64,
-                                          .step = 1024,
+                                          .row = AMX_ROW,
+                                          .step = AMX_TILE,
                                           .right = (const bf16 *)(const void *)keys,
                                           .c = b->score,
                                           .ldc = ld},
@@ -141,7 +141,7 @@ static enum klein_status add_values(const struct job *t, int h, int n, int j, in
         size_t row = (size_t)ld * sizeof(float);
         multiply_amx((struct amx_product){.steps = ceil_div(width, AMX_K),
                                           .row = row,
-                                          .step = 64,
+                                          .step = AMX_ROW,
                                           .right = (const bf16 *)(const void *)values,
                                           .c = b->o,
                                           .ldc = t->hd,

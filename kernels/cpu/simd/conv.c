@@ -163,7 +163,7 @@ static void multiply_amx(const struct job *j, const char *x, float *y)
                            .left = left,
                            .part = tap,
                            .row = pixel * (size_t)j->shape.stride,
-                           .step = 64,
+                           .step = AMX_ROW,
                            .right = (const bf16 *)j->weights + (size_t)c * (size_t)(k * k * j->cin),
                            .c = y + c,
                            .ldc = j->cout});

@@ -53,9 +53,10 @@ static void make_plan(struct plan *p, const struct cpu_device *cpu, const struct
     p->type = p->act == DT_BF16 && cpu->products != PRODUCTS_F32 ? DT_BF16 : DT_F32;
     p->amx = p->type == DT_BF16 && cpu->products == PRODUCTS_AMX;
     int wide = p->amx ? TILE_AMX : TILE_N, least = p->amx ? TILE_AMX : TILE_HEAD;
+    int half = p->amx ? TILE_AMX / 2 : TILE_N; /* of gate, and of up */
     int n = weight_rows(&a->group[0].w);
     if (a->epilogue == LINEAR_SWIGLU) {
-        add_segment(p, (struct segment){TO_SWIGLU, 0, n / 2, p->amx ? wide / 2 : wide, n / 2, a->y, 0});
+        add_segment(p, (struct segment){TO_SWIGLU, 0, n / 2, half, n / 2, a->y, 0});
     } else if (a->epilogue == LINEAR_QKV) {
         int hd = a->qkv.head_dim, step = hd < least ? least / hd * hd : hd;
         int q = a->qkv.heads * hd, kv = a->qkv.kv_heads * hd, rest = n - q - 2 * kv;
@@ -63,8 +64,7 @@ static void make_plan(struct plan *p, const struct cpu_device *cpu, const struct
         add_segment(p, (struct segment){TO_ROTATED, q, kv, step, 0, a->qkv.k, 1});
         add_segment(p, (struct segment){TO_PLAIN, q + kv, kv, wide, 0, a->qkv.v, 0});
         if (rest)
-            add_segment(p, (struct segment){TO_SWIGLU, q + 2 * kv, rest / 2, p->amx ? wide / 2 : wide,
-                                            rest / 2, a->qkv.mlp, 0});
+            add_segment(p, (struct segment){TO_SWIGLU, q + 2 * kv, rest / 2, half, rest / 2, a->qkv.mlp, 0});
     } else {
         add_segment(p, (struct segment){TO_Y, 0, n, wide, 0, a->y, 0});
     }
@@ -188,15 +188,15 @@ static void multiply_amx(struct tensor x, struct tensor b, float *acc, int ldc, 
     for (int from = 0; from < b.cols; from += AMX_BLOCK) {
         int k = min_int(AMX_BLOCK, b.cols - from), steps = ceil_div(k, AMX_K), next = from + k;
         const char *block = (const char *)x.ptr + line * (size_t)from, *left[TILE_M / AMX_M];
-        for (int i = 0; i < tiles; i++) left[i] = block + (size_t)(i * steps) * 1024;
+        for (int i = 0; i < tiles; i++) left[i] = block + (size_t)(i * steps) * AMX_TILE;
         for (int s = 0; s < slivers; s++) {
             struct tensor here = tensor_rows(b, s * AMX_N, min_int(AMX_N, b.rows - s * AMX_N));
             struct amx_product p = {.tiles = tiles,
                                     .parts = 1,
                                     .steps = steps,
                                     .left = left,
-                                    .row = 64,
-                                    .step = 1024,
+                                    .row = AMX_ROW,
+                                    .step = AMX_TILE,
                                     .right = panel,
                                     .c = acc + s * AMX_N,
                                     .ldc = ldc,

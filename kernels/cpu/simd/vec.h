@@ -60,8 +60,7 @@ static inline void vstore_bf16(bf16 *p, vf v)
 {
 #ifdef __AVX512BF16__ /* the same but for denormal numbers, which become zero, as in products */
     _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
-    return;
-#endif
+#else
     vu u = (vu)v, rounded = u + 0x7fff + (u >> 16 & 1);
     u = (vu)vselect(v == v, (vf)rounded, (vf)(u | 0x400000)) >> 16; /* NaN stays NaN */
 #ifdef __AVX512F__
@@ -69,6 +68,7 @@ static inline void vstore_bf16(bf16 *p, vf v)
 #else
     vh h = __builtin_convertvector(u, vh);
     memcpy(p, &h, sizeof h);
+#endif
 #endif
 }
 
