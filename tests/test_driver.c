@@ -217,6 +217,36 @@ Test(driver, late_work_is_late)
     close_gpu(g);
 }
 
+/* All of it is in the streams before any of it runs; each task waits for one of the other stream. */
+Test(driver, streams_wait_for_each_other_in_turns)
+{
+    enum { TURNS = 5 };
+    struct gpu *g = open_gpu("sm_80", 0, SOFTGPU_LATE);
+    void *x = on_device(g), *y = empty(g);
+    CUstream other;
+    CUevent there[TURNS], back[TURNS];
+    OK(gpu_stream_open(g, &other, &err));
+    for (int i = 0; i < TURNS; i++) {
+        OK(gpu_event_open(g, 0, &there[i], &err));
+        OK(gpu_event_open(g, 0, &back[i], &err));
+        scale(g, y, x, 2);
+        OK(gpu_event_record(g, there[i], &err));
+        const CUstream first = gpu_use_stream(g, other);
+        OK(gpu_event_wait(g, there[i], &err));
+        scale(g, x, y, 1);
+        OK(gpu_event_record(g, back[i], &err));
+        gpu_use_stream(g, first);
+        OK(gpu_event_wait(g, back[i], &err));
+    }
+    cr_assert(holds(g, x, 1 << TURNS));
+    for (int i = 0; i < TURNS; i++) {
+        gpu_event_close(g, there[i]);
+        gpu_event_close(g, back[i]);
+    }
+    gpu_stream_close(g, other);
+    close_gpu(g);
+}
+
 Test(driver, events_measure)
 {
     struct gpu *g = open_gpu("sm_80", 0, SOFTGPU_LATE);

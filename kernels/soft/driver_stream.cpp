@@ -69,14 +69,15 @@ static CUresult run_set(const struct task *t)
     return CUDA_SUCCESS;
 }
 
+static CUresult stream_step(struct CUstream_st *s);
+
+/* As far as the record and no further: what the other stream does after it may wait for this one. */
 static CUresult run_wait(const struct task *t)
 {
     struct CUevent_st *e = t->event;
-    while (e->done < t->ticket && e->stream) {
-        CUresult r = stream_drain(e->stream);
-        if (r != CUDA_SUCCESS) return r;
-    }
-    return CUDA_SUCCESS;
+    CUresult r = CUDA_SUCCESS;
+    while (r == CUDA_SUCCESS && e->done < t->ticket && e->stream) r = stream_step(e->stream);
+    return r;
 }
 
 /* Runs the first of the `available` tasks, and with a kernel the programmatic dependents that follow it. */
