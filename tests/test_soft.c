@@ -143,12 +143,11 @@ static void run_unit(struct gpu *g, const char *kernel, unsigned blocks, unsigne
 
 Test(soft, lanes)
 {
-    uint32_t y[96];
+    uint32_t y[64];
     struct gpu *g = open_gpu("sm_80", 1, SOFTGPU_LATE);
     run_unit(g, "units_sm80_lanes", 1, 32, 0, (struct unit_args){0}, y, sizeof y);
     for (int lane = 0; lane < 32; lane++)
-        cr_assert(y[lane] == 0xaaaaaaaa && y[32 + lane] == 50 && y[64 + lane] == (uint32_t)(lane ^ 3) * 10,
-                  "lane %d", lane);
+        cr_assert(y[lane] == 50 && y[32 + lane] == (uint32_t)(lane ^ 3) * 10, "lane %d", lane);
     close_gpu(g);
 }
 

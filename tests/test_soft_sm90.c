@@ -12,7 +12,7 @@ static int swizzled(int offset, int span)
     return offset / 128 * 128 + (chunk ^ line) * 16 + offset % 16;
 }
 
-/* Loads a box of f32 or bytes from a 4-D tensor and compares every byte in shared memory. */
+/* Loads a box of f32 or bytes from a tensor and compares every byte in shared memory. */
 static void check_load(struct gpu *g, int rank, const uint64_t *dims, const uint32_t *box, const int *at,
                        int swizzle)
 {
@@ -71,8 +71,8 @@ Test(soft_sm90, tensor_loads)
         check_load(g, 2, (uint64_t[]){64, 100}, (uint32_t[]){64, 20}, (int[]){-8, -5},
                    0); /* before the beginning */
         check_load(g, 3, (uint64_t[]){32, 10, 12}, (uint32_t[]){32, 8, 4}, (int[]){0, -1, 10}, 128);
-        check_load(g, 4, (uint64_t[]){64, 9, 7, 2}, (uint32_t[]){32, 8, 4, 1}, (int[]){32, 3, -1, 1},
-                   128); /* a convolution's window */
+        check_load(g, 3, (uint64_t[]){64, 9, 7}, (uint32_t[]){32, 8, 4}, (int[]){32, 3, -1},
+                   128); /* rows of a convolution's window */
         close_gpu(g);
     }
 }

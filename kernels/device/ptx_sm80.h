@@ -64,20 +64,6 @@ DEVICE uint32_t shfl_index(uint32_t value, int lane SITE)
 #endif
 }
 
-/* 9.7.13.7: bit l is lane l's predicate. */
-DEVICE uint32_t vote_ballot(bool predicate SITE)
-{
-#ifdef __CUDACC__
-    uint32_t r;
-    asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, p, 0xffffffff; }"
-                 : "=r"(r)
-                 : "r"((uint32_t)predicate));
-    return r;
-#else
-    return soft_ballot(predicate, site);
-#endif
-}
-
 /* Ends the kernel with an error: for preconditions that the launcher broke. */
 DEVICE void trap(SITE_ONLY)
 {

@@ -91,19 +91,6 @@ DEVICE void tma_load_3d(uint32_t to, const tensor_map *map, uint32_t bar, int x,
 #endif
 }
 
-DEVICE void tma_load_4d(uint32_t to, const tensor_map *map, uint32_t bar, int x, int y, int z, int w SITE)
-{
-#ifdef __CUDACC__
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
-                 "{%3, %4, %5, %6}], [%2];" ::"r"(to),
-                 "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
-                 : "memory");
-#else
-    const int at[] = {x, y, z, w};
-    soft_tma_load(to, map, bar, at, 4, site);
-#endif
-}
-
 /* Out of shared memory, clipped to the tensor. Joins the thread's current bulk group. */
 DEVICE void tma_store_2d(const tensor_map *map, uint32_t from, int x, int y SITE)
 {

@@ -54,7 +54,6 @@ enum soft_shuffle { SOFT_SHFL_XOR, SOFT_SHFL_INDEX };
 SOFT_API void soft_barrier(int id, int threads, bool wait, soft_site site);
 SOFT_API void soft_warp_sync(soft_site site);
 SOFT_API uint32_t soft_shfl(uint32_t value, soft_shuffle kind, int argument, soft_site site);
-SOFT_API uint32_t soft_ballot(bool predicate, soft_site site);
 [[noreturn]] SOFT_API void soft_trap(soft_site site);
 
 /* Between devices. A thread that polls memory sleeps between its looks: then other threads, and other devices, get their turn. */

@@ -81,22 +81,6 @@ uint32_t soft_shfl(uint32_t value, soft_shuffle kind, int argument, soft_site si
     return s.result;
 }
 
-static void vote(struct warp *w, struct block *b, void **arguments)
-{
-    uint32_t mask = 0;
-    for (int lane = 0; lane < LANES; lane++) mask |= *(uint32_t *)arguments[lane] << lane;
-    for (int lane = 0; lane < LANES; lane++) *(uint32_t *)arguments[lane] = mask;
-}
-
-uint32_t soft_ballot(bool predicate, soft_site site)
-{
-    struct thread *t = self_thread();
-    enter(t, "vote.ballot", site);
-    uint32_t value = predicate;
-    meet_warp(t, &value, vote);
-    return value;
-}
-
 void soft_sleep(soft_site site)
 {
     enter(self_thread(), "nanosleep", site);

@@ -30,10 +30,6 @@ EMIT(shfl_index, "shfl.sync.idx.b32 %r", "0x1f, 0xffffffff;")
 {
     *p = shfl_index(u, v);
 }
-EMIT(vote_ballot, "setp.ne.u32 p, %r", ", 0;", "vote.sync.ballot.b32 %r", ", p, 0xffffffff;")
-{
-    *p = vote_ballot(u == v);
-}
 EMIT(trap, "trap;")
 {
     trap();

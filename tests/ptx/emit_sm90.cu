@@ -45,11 +45,6 @@ EMIT(tma_load_3d, "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::comp
 {
     tma_load_3d(u, &map, v, x, 7, 8);
 }
-EMIT(tma_load_4d, "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%r",
-     "], [%rd", ", {%r", "}], [%r")
-{
-    tma_load_4d(u, &map, v, x, 7, 8, 9);
-}
 EMIT(tma_store_2d, "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd", ", {%r", "}], [%r")
 {
     tma_store_2d(&map, u, x, 7);

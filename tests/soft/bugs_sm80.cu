@@ -72,7 +72,10 @@ KERNEL(bugs_sm80_misc, bug_sm80_args, T, 1)
         v = float_from_bits(ld_global_16(args.x + t).x);
         break;
     case BUG80_DIVERGENCE:
-        v = t % 32 < 5 ? shfl_xor(v, 1) : float_from_bits(vote_ballot(true));
+        if (t % 32 < 5)
+            v = shfl_xor(v, 1);
+        else
+            sync_warp();
         break;
     case BUG80_BARRIER_SHORT:
         if (t < 32) bar_sync(2, T);

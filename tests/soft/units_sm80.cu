@@ -129,13 +129,12 @@ KERNEL(units_sm80_convert, unit_args, 256, 1)
     y[n + i] = pack_e4m3(x, -x);
 }
 
-/* y: per lane the ballot of odd lanes, the value of lane 5, that of lane ^ 3. */
+/* y: per lane the value of lane 5, that of lane ^ 3. */
 KERNEL(units_sm80_lanes, unit_args, 32, 1)
 {
     const int lane = lane_index();
-    st_global_4(args.y + lane, vote_ballot(lane & 1));
-    st_global_4(args.y + 32 + lane, shfl_index((uint32_t)lane * 10, 5));
-    st_global_4(args.y + 64 + lane, shfl_xor((uint32_t)lane * 10, 3));
+    st_global_4(args.y + lane, shfl_index((uint32_t)lane * 10, 5));
+    st_global_4(args.y + 32 + lane, shfl_xor((uint32_t)lane * 10, 3));
 }
 
 struct alignas(128) pattern_shared {

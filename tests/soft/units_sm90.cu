@@ -23,7 +23,6 @@ KERNEL(units_sm90_load, unit_sm90_args, 128, 1)
         mbar_arrive_expect(full, (uint32_t)args.bytes);
         if (args.rank == 2) tma_load_2d(box, &args.a, full, args.at[0], args.at[1]);
         if (args.rank == 3) tma_load_3d(box, &args.a, full, args.at[0], args.at[1], args.at[2]);
-        if (args.rank == 4) tma_load_4d(box, &args.a, full, args.at[0], args.at[1], args.at[2], args.at[3]);
     }
     mbar_wait(full, 0);
     for (int i = 16 * thread_index(); i < args.bytes; i += 16 * 128)
