@@ -116,7 +116,7 @@ enum klein_status vae_bind(struct vae *v, struct checkpoint *c, struct klein_err
 
 /* The image being transformed. At full resolution one such tensor is half a gigabyte, so memory is what
  * matters: x is the only thing above base[end] at arena end `end`; a new x is made at the other end and the
- * old one released. Peak: an x, the next one and one intermediate. */
+ * old one released, or in its place. Peak: an x and the next one, or one intermediate. */
 struct walk {
     struct run *r;
     struct tensor x;
@@ -274,29 +274,62 @@ static void walk_conv(struct walk *k, const struct vae_conv *c, const struct vae
     walk_to(k, y, h, w);
 }
 
-/* x + conv2(silu(norm2(conv1(silu(norm1(x)))))), in place unless the number of channels changes. */
+/* Rows [row, row + n) of an image as large as x go through a 1x1 convolution. */
+static void convolve_pixels(struct walk *k, const struct vae_conv *c, struct tensor y, struct tensor x,
+                            int row, int n)
+{
+    run_conv(k->r, &(struct conv_args){.y = y,
+                                       .x = tensor_rows(x, row * k->w, n * k->w),
+                                       .w = c->w,
+                                       .bias = c->bias,
+                                       .h = n,
+                                       .w_px = k->w,
+                                       .ksize = 1,
+                                       .stride = 1});
+}
+
+/* The image of fewer channels that takes x's place in memory: its rows end before those of x that are still to be read, if
+ * they are made in bands, each at most as long as leaves it so. Where that is next to nothing, at the top, a band goes by way of
+ * other memory, which all devices take: their arenas are laid out alike. Two images at full resolution, x and this one,
+ * would be the most that a picture needs. */
+static struct tensor shortcut_in_place(struct walk *k, const struct vae_conv *c)
+{
+    const struct tensor x = k->x, y = tensor_of(x.ptr, x.dtype, x.rows, c->w.rows);
+    const int first = first_row(k, k->bands.rank, k->h), end = first_row(k, k->bands.rank + 1, k->h),
+              least = (k->h + 15) / 16;
+    const size_t mark = arena_mark(k->r->arena, !k->r->end);
+    const struct tensor aside = opposite(k, least * k->w, y.cols);
+    for (int row = first, n; row < end; row += n) {
+        const int room = (int)((int64_t)row * x.cols / y.cols) - row;
+        n = room < least ? least : room;
+        if (n > end - row) n = end - row;
+        const struct tensor band = tensor_rows(y, row * k->w, n * k->w),
+                            by_way = tensor_rows(aside, 0, n * k->w);
+        convolve_pixels(k, c, n > room ? by_way : band, x, row, n);
+        if (n > room) run_copy(k->r, &(struct copy_args){.y = band, .x = by_way});
+    }
+    arena_release(k->r->arena, !k->r->end, mark);
+    return y;
+}
+
+static struct tensor shortcut(struct walk *k, const struct vae_conv *c, struct tensor y)
+{
+    if (c->w.rows < k->x.cols) return shortcut_in_place(k, c);
+    const int first = first_row(k, k->bands.rank, k->h), end = first_row(k, k->bands.rank + 1, k->h);
+    convolve_pixels(k, c, own(k, y), k->x, first, end - first);
+    return y;
+}
+
+/* x + conv2(silu(norm2(conv1(silu(norm1(x)))))), in place unless the number of channels grows. */
 static void walk_block(struct walk *k, const struct vae_block *b)
 {
-    int rows = k->h * k->w;
-    struct tensor x = k->x, y = x;
-    if (b->shortcut.w.ptr) {
-        y = opposite(k, rows, b->conv2.w.rows);
-        conv_rows(k,
-                  (struct conv_args){.y = y,
-                                     .x = x,
-                                     .w = b->shortcut.w,
-                                     .bias = b->shortcut.bias,
-                                     .h = k->h,
-                                     .w_px = k->w,
-                                     .ksize = 1,
-                                     .stride = 1},
-                  k->h);
-    }
-    size_t after_y = arena_mark(k->r->arena, !k->r->end);
-    struct tensor t = opposite(k, rows, b->conv1.w.rows);
+    const int rows = k->h * k->w, channels = b->conv2.w.rows, grows = channels > k->x.cols;
+    struct tensor y = grows ? opposite(k, rows, channels) : k->x;
+    const size_t after_y = arena_mark(k->r->arena, !k->r->end);
+    struct tensor t = opposite(k, rows, channels);
     conv_rows(k,
               (struct conv_args){.y = t,
-                                 .x = x,
+                                 .x = k->x,
                                  .w = b->conv1.w,
                                  .bias = b->conv1.bias,
                                  .h = k->h,
@@ -307,7 +340,8 @@ static void walk_block(struct walk *k, const struct vae_block *b)
                                  .stats = k->spare,
                                  .eps = GROUP_NORM_EPS},
               k->h);
-    share_band(k, t, k->h, k->spare);
+    if (b->shortcut.w.ptr) y = shortcut(k, &b->shortcut, y);
+    share_band(k, t, k->h, k->spare); /* after which the neighbours may store into y */
     conv_rows(k,
               (struct conv_args){.y = y,
                                  .x = t,
@@ -324,7 +358,10 @@ static void walk_block(struct walk *k, const struct vae_block *b)
               k->h);
     share_band(k, y, k->h, k->stats);
     arena_release(k->r->arena, !k->r->end, after_y);
-    if (b->shortcut.w.ptr) walk_to(k, y, k->h, k->w);
+    if (grows)
+        walk_to(k, y, k->h, k->w);
+    else
+        k->x = y;
 }
 
 /* x + out(attention(norm(x))): one head as wide as the image has channels, over all pixels. */
