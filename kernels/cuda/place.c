@@ -1,5 +1,6 @@
 /* Weights on their way to a GPU: read from the mapped file into pinned buffers, copied while the next part is read, converted or
- * rearranged by kernels where that is needed. */
+ * rearranged by kernels where that is needed. Two lanes take turns, each with a stream, a pinned buffer and half of the scratch memory: while
+ * the host reads into one's, what the other was given is copied and converted. */
 #include "cuda.h"
 
 #include "../conv/conv_launch.h"
@@ -11,14 +12,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUFFERS = 2 };
-#define PART ((size_t)16 << 20)
+enum { LANES = 2, READERS = 4, SLICE = 1 << 20 };
+#define PART         ((size_t)16 << 20)
+#define LANE_SCRATCH (CUDA_SCRATCH / LANES) /* a part, and the same in BF16 */
+
+_Static_assert(LANE_SCRATCH >= 2 * PART, "place_quantised");
+
+struct lane {
+    CUstream stream;
+    void *pinned, *scratch; /* PART and LANE_SCRATCH bytes */
+    CUevent done;           /* all that it has been given */
+};
 
 /* What a device holds for a model. */
 struct placed {
-    void *pinned[BUFFERS];
-    CUevent free[BUFFERS]; /* the copy out of the buffer is done */
-    int next;              /* buffer */
+    struct lane lane[LANES];
+    int next;      /* lane */
+    CUevent begin; /* of the weight being placed */
     struct placed_weight {
         void *memory;
         size_t bytes;
@@ -27,15 +37,19 @@ struct placed {
     int count, capacity;
 };
 
-static enum klein_status open_buffers(struct cuda_device *cuda, struct klein_error *err)
+static enum klein_status open_lanes(struct cuda_device *cuda, struct klein_error *err)
 {
+    struct gpu *g = cuda->gpu;
     if (cuda->placed) return KLEIN_OK;
     struct placed *p = cuda->placed = calloc(1, sizeof *p);
     if (!p) return fail(err, KLEIN_E_NO_MEMORY, "no memory for a GPU's weights");
-    for (int i = 0; i < BUFFERS; i++) {
-        TRY(gpu_alloc_pinned(cuda->gpu, PART, &p->pinned[i], err));
-        TRY(gpu_event_open(cuda->gpu, 0, &p->free[i], err));
-        TRY(gpu_event_record(cuda->gpu, p->free[i], err));
+    TRY(gpu_event_open(g, 0, &p->begin, err));
+    for (int i = 0; i < LANES; i++) {
+        struct lane *lane = &p->lane[i];
+        lane->scratch = (char *)cuda->scratch + (size_t)i * LANE_SCRATCH;
+        TRY(gpu_alloc_pinned(g, PART, &lane->pinned, err));
+        TRY(gpu_stream_open(g, &lane->stream, err));
+        TRY(gpu_event_open(g, 0, &lane->done, err));
     }
     return KLEIN_OK;
 }
@@ -43,12 +57,16 @@ static enum klein_status open_buffers(struct cuda_device *cuda, struct klein_err
 void cuda_unplace(struct cuda_device *cuda)
 {
     struct placed *p = cuda->placed;
+    struct klein_error none = {0};
     if (!p) return;
     for (int i = 0; i < p->count; i++) gpu_free(cuda->gpu, p->weight[i].memory);
-    for (int i = 0; i < BUFFERS; i++) {
-        gpu_free_pinned(cuda->gpu, p->pinned[i]);
-        if (p->free[i]) gpu_event_close(cuda->gpu, p->free[i]);
+    for (int i = 0; i < LANES; i++) {
+        if (p->lane[i].done) gpu_event_sync(cuda->gpu, p->lane[i].done, &none);
+        gpu_stream_close(cuda->gpu, p->lane[i].stream);
+        gpu_free_pinned(cuda->gpu, p->lane[i].pinned);
+        if (p->lane[i].done) gpu_event_close(cuda->gpu, p->lane[i].done);
     }
+    if (p->begin) gpu_event_close(cuda->gpu, p->begin);
     free(p->weight);
     free(p);
     cuda->placed = NULL;
@@ -89,79 +107,137 @@ size_t cuda_placed_bytes(const struct cuda_device *cuda)
     return sum;
 }
 
-static enum klein_status upload(struct cuda_device *cuda, void *to, const void *from, size_t bytes,
-                                struct klein_error *err)
+/* ---- lanes ------------------------------------------------------------------------------------------------ */
+
+/* Lanes begin after what the device has been given so far, which may use the scratch memory. */
+static enum klein_status lanes_begin(struct cuda_device *cuda, struct klein_error *err)
 {
     struct placed *p = cuda->placed;
-    for (size_t at = 0; at < bytes; at += PART) {
-        size_t n = bytes - at < PART ? bytes - at : PART;
-        int i = p->next;
-        p->next = (i + 1) % BUFFERS;
-        TRY(gpu_event_sync(cuda->gpu, p->free[i], err));
-        const double begin = clock_seconds();
-        memcpy(p->pinned[i], (const char *)from + at, n);
-        cuda->read_seconds += clock_seconds() - begin;
-        TRY(gpu_upload(cuda->gpu, (char *)to + at, p->pinned[i], n, err));
-        TRY(gpu_event_record(cuda->gpu, p->free[i], err));
+    TRY(gpu_event_record(cuda->gpu, p->begin, err));
+    for (int i = 0; i < LANES; i++) {
+        const CUstream before = gpu_use_stream(cuda->gpu, p->lane[i].stream);
+        const enum klein_status status = gpu_event_wait(cuda->gpu, p->begin, err);
+        gpu_use_stream(cuda->gpu, before);
+        TRY(status);
     }
     return KLEIN_OK;
 }
 
-/* Rows of `from` converted into `to`, as many at a time as the scratch memory holds. */
-static enum klein_status convert(struct cuda_device *cuda, struct tensor to, struct tensor from,
-                                 struct klein_error *err)
+/* What the device is given from now on begins after the lanes. */
+static enum klein_status lanes_end(struct cuda_device *cuda, struct klein_error *err)
 {
-    size_t row = (size_t)from.cols * dtype_size(from.dtype);
-    if (row > CUDA_SCRATCH)
-        return fail(err, KLEIN_E_UNSUPPORTED, "a weight with rows of %zu bytes is too wide", row);
-    int band = (int)(CUDA_SCRATCH / row) < from.rows ? (int)(CUDA_SCRATCH / row) : from.rows;
-    for (int at = 0; at < from.rows; at += band) {
-        int n = from.rows - at < band ? from.rows - at : band;
-        struct tensor raw = tensor_of(cuda->scratch, from.dtype, n, from.cols);
-        TRY(upload(cuda, raw.ptr, tensor_at(from, at, 0), row * (size_t)n, err));
-        TRY(pointwise_copy(cuda->gpu, &(struct copy_args){.y = tensor_rows(to, at, n), .x = raw}, err));
+    struct placed *p = cuda->placed;
+    for (int i = 0; i < LANES; i++) {
+        const CUstream before = gpu_use_stream(cuda->gpu, p->lane[i].stream);
+        const enum klein_status status = gpu_event_record(cuda->gpu, p->lane[i].done, err);
+        gpu_use_stream(cuda->gpu, before);
+        TRY(status);
+        TRY(gpu_event_wait(cuda->gpu, p->lane[i].done, err));
     }
     return KLEIN_OK;
+}
+
+/* One thread copies out of the page cache at a fifth of a PCIe bus's speed. */
+static void read_part(void *to, const void *from, size_t bytes)
+{
+#pragma omp parallel for num_threads(READERS) schedule(static) if (bytes > SLICE)
+    for (size_t at = 0; at < bytes; at += SLICE)
+        memcpy((char *)to + at, (const char *)from + at, bytes - at < SLICE ? bytes - at : SLICE);
+}
+
+/* At most PART bytes, through the lane whose stream is the device's. */
+static enum klein_status upload_part(struct cuda_device *cuda, struct lane *lane, void *to, const void *from,
+                                     size_t bytes, struct klein_error *err)
+{
+    TRY(gpu_event_sync(cuda->gpu, lane->done, err)); /* the buffer is free */
+    const double begin = clock_seconds();
+    read_part(lane->pinned, from, bytes);
+    cuda->read_seconds += clock_seconds() - begin;
+    return gpu_upload(cuda->gpu, to, lane->pinned, bytes, err);
+}
+
+/* What a weight is made of, part by part: rows [at, at + n) of `from`, which a lane brings. */
+struct placement {
+    struct tensor to, from;
+    int ksize; /* 0: a matrix or vector */
+};
+typedef enum klein_status place_rows(struct cuda_device *cuda, struct lane *lane, const struct placement *p,
+                                     int at, int n, struct klein_error *err);
+
+/* All rows, as many at a time as a part holds, on the lanes in turns. */
+static enum klein_status in_turns(struct cuda_device *cuda, const struct placement *w, place_rows *place,
+                                  struct klein_error *err)
+{
+    struct placed *p = cuda->placed;
+    const size_t row = (size_t)w->from.cols * dtype_size(w->from.dtype);
+    if (row > PART)
+        return fail(err, KLEIN_E_UNSUPPORTED, "a weight with rows of %zu MiB is too wide", row >> 20);
+    const int most = (int)(PART / row);
+    for (int at = 0, n; at < w->from.rows; at += n) {
+        struct lane *lane = &p->lane[p->next];
+        p->next = (p->next + 1) % LANES;
+        n = w->from.rows - at < most ? w->from.rows - at : most;
+        const CUstream before = gpu_use_stream(cuda->gpu, lane->stream);
+        enum klein_status status = place(cuda, lane, w, at, n, err);
+        if (status == KLEIN_OK) status = gpu_event_record(cuda->gpu, lane->done, err);
+        gpu_use_stream(cuda->gpu, before);
+        TRY(status);
+    }
+    return KLEIN_OK;
+}
+
+/* ---- what becomes of rows ----------------------------------------------------------------------------------- */
+
+/* Into the lane's scratch memory as they are. */
+static enum klein_status bring(struct cuda_device *cuda, struct lane *lane, struct tensor from, int at, int n,
+                               struct tensor *out, struct klein_error *err)
+{
+    *out = tensor_of(lane->scratch, from.dtype, n, from.cols);
+    return upload_part(cuda, lane, out->ptr, tensor_at(from, at, 0),
+                       (size_t)n * (size_t)from.cols * dtype_size(from.dtype), err);
+}
+
+static enum klein_status place_as_is(struct cuda_device *cuda, struct lane *lane, const struct placement *p,
+                                     int at, int n, struct klein_error *err)
+{
+    return upload_part(cuda, lane, tensor_at(p->to, at, 0), tensor_at(p->from, at, 0),
+                       (size_t)n * (size_t)p->from.cols * dtype_size(p->from.dtype), err);
+}
+
+static enum klein_status place_converted(struct cuda_device *cuda, struct lane *lane,
+                                         const struct placement *p, int at, int n, struct klein_error *err)
+{
+    struct tensor raw;
+    TRY(bring(cuda, lane, p->from, at, n, &raw, err));
+    return pointwise_copy(cuda->gpu, &(struct copy_args){.y = tensor_rows(p->to, at, n), .x = raw}, err);
+}
+
+static enum klein_status place_packed(struct cuda_device *cuda, struct lane *lane, const struct placement *p,
+                                      int at, int n, struct klein_error *err)
+{
+    struct tensor raw;
+    TRY(bring(cuda, lane, p->from, at, n, &raw, err));
+    return conv_pack(cuda->gpu, tensor_rows(p->to, at, n), raw, p->ksize, err);
+}
+
+/* e4m3 of the BF16 numbers. */
+static enum klein_status place_quantised(struct cuda_device *cuda, struct lane *lane,
+                                         const struct placement *p, int at, int n, struct klein_error *err)
+{
+    struct tensor raw;
+    TRY(bring(cuda, lane, p->from, at, n, &raw, err));
+    if (raw.dtype != DT_BF16) { /* F32 or F16 */
+        const struct tensor exact = tensor_of((char *)lane->scratch + PART, DT_BF16, n, raw.cols);
+        TRY(pointwise_copy(cuda->gpu, &(struct copy_args){.y = exact, .x = raw}, err));
+        raw = exact;
+    }
+    return quantise_rows(cuda->gpu, tensor_rows(p->to, at, n), tensor_of(p->to.scale + at, DT_F32, 1, n), raw,
+                         err);
 }
 
 static size_t rounded_up(size_t bytes)
 {
     return (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-}
-
-/* Rows [at, at + n) of the matrix `from` as BF16, in scratch memory. */
-static enum klein_status rows_in_bf16(struct cuda_device *cuda, struct tensor from, int at, int n,
-                                      struct tensor *out, struct klein_error *err)
-{
-    const struct tensor raw = tensor_of(cuda->scratch, from.dtype, n, from.cols);
-    const size_t bytes = (size_t)n * (size_t)from.cols * dtype_size(from.dtype);
-    TRY(upload(cuda, raw.ptr, tensor_at(from, at, 0), bytes, err));
-    *out = raw;
-    if (raw.dtype == DT_BF16) return KLEIN_OK;
-    *out = tensor_of((char *)cuda->scratch + rounded_up(bytes), DT_BF16, n, from.cols);
-    return pointwise_copy(cuda->gpu, &(struct copy_args){.y = *out, .x = raw}, err);
-}
-
-/* What is in e4m3 already stays as it is, all else is quantised. */
-static enum klein_status fill_quantised(struct cuda_device *cuda, struct tensor to, struct tensor from,
-                                        struct klein_error *err)
-{
-    if (from.dtype == to.dtype) {
-        TRY(upload(cuda, to.ptr, from.ptr, (size_t)to.rows * (size_t)to.cols, err));
-        return upload(cuda, to.scale, from.scale, (size_t)to.rows * sizeof *to.scale, err);
-    }
-    const size_t row = (size_t)from.cols * (dtype_size(from.dtype) + sizeof(bf16)),
-                 most = (CUDA_SCRATCH - ARENA_ALIGN) / row;
-    if (!most)
-        return fail(err, KLEIN_E_UNSUPPORTED, "a weight with rows of %d numbers is too wide", from.cols);
-    for (int at = 0, n; at < to.rows; at += n) {
-        struct tensor band;
-        n = (size_t)(to.rows - at) < most ? to.rows - at : (int)most;
-        TRY(rows_in_bf16(cuda, from, at, n, &band, err));
-        TRY(quantise_rows(cuda->gpu, tensor_rows(to, at, n), tensor_of(to.scale + at, DT_F32, 1, n), band,
-                          err));
-    }
-    return KLEIN_OK;
 }
 
 static enum dtype placed_dtype(enum weight_kind kind, enum dtype act, enum dtype from)
@@ -182,59 +258,51 @@ size_t gpu_weight_bytes(enum weight_kind kind, enum dtype act, struct tensor t)
                              : elements * dtype_size(type);
 }
 
-const size_t gpu_scratch_bytes = CUDA_SCRATCH, gpu_staging_bytes = BUFFERS * PART;
+const size_t gpu_scratch_bytes = CUDA_SCRATCH, gpu_staging_bytes = LANES * PART;
 
-static enum klein_status place_quantised(struct cuda_device *cuda, enum dtype act, struct tensor *t,
-                                         struct klein_error *err)
+/* ---- a weight ----------------------------------------------------------------------------------------------- */
+
+/* What is in e4m3 already stays as it is, all else is quantised. */
+static enum klein_status place_e4m3(struct cuda_device *cuda, enum dtype act, struct placement *p,
+                                    struct klein_error *err)
 {
     const struct gpu *g = cuda->gpu;
+    const struct tensor from = p->from;
     if (!cuda->base.e4m3)
         return fail(err, KLEIN_E_UNSUPPORTED,
                     "FP8 needs sm_89 (Ada) or later; %s is sm_%d: take BF16 weights and --precision bf16",
                     g->name, g->arch);
     if (act != DT_BF16)
         return fail(err, KLEIN_E_UNSUPPORTED, "%s multiplies FP8 by FP8 only: --dtype bf16", g->name);
-    struct tensor to = tensor_of(NULL, DT_F8E4M3, t->rows, t->cols);
-    TRY(take(cuda, gpu_weight_bytes(WEIGHT_MATRIX_E4M3, act, *t), &to.ptr, err));
-    to.scale = (float *)((char *)to.ptr + rounded_up((size_t)t->rows * (size_t)t->cols));
-    TRY(fill_quantised(cuda, to, *t, err));
-    *t = to;
-    return KLEIN_OK;
-}
-
-static enum klein_status place_conv(struct cuda_device *cuda, int ksize, enum dtype act, struct tensor *t,
-                                    struct klein_error *err)
-{
-    size_t bytes = (size_t)t->rows * (size_t)t->cols * dtype_size(t->dtype);
-    if (bytes > CUDA_SCRATCH)
-        return fail(err, KLEIN_E_UNSUPPORTED, "a convolution of %zu MiB is too large", bytes >> 20);
-    struct tensor packed = conv_packed(t->rows, t->cols / (ksize * ksize), ksize, act), raw = *t;
-    raw.ptr = cuda->scratch;
-    TRY(upload(cuda, raw.ptr, t->ptr, bytes, err));
-    TRY(take(cuda, gpu_weight_bytes(ksize == 3 ? WEIGHT_CONV_3X3 : WEIGHT_CONV_1X1, act, *t), &packed.ptr,
-             err));
-    TRY(conv_pack(cuda->gpu, packed, raw, ksize, err));
-    *t = packed;
-    return KLEIN_OK;
+    p->to.dtype = DT_F8E4M3;
+    p->to.scale = (float *)((char *)p->to.ptr + rounded_up((size_t)from.rows * (size_t)from.cols));
+    if (from.dtype != DT_F8E4M3) return in_turns(cuda, p, place_quantised, err);
+    const struct placement scales = {.to = tensor_of(p->to.scale, DT_F32, from.rows, 1),
+                                     .from = tensor_of(from.scale, DT_F32, from.rows, 1)};
+    TRY(in_turns(cuda, p, place_as_is, err));
+    return in_turns(cuda, &scales, place_as_is, err);
 }
 
 enum klein_status cuda_place(struct device *dev, enum weight_kind kind, enum dtype act, struct tensor *t,
                              struct klein_error *err)
 {
     struct cuda_device *cuda = (struct cuda_device *)dev;
+    struct placement p = {.from = *t, .to = *t};
     CHECK(t->ld == t->cols);
     gpu_op(cuda->gpu, "loading of weights", "");
-    TRY(open_buffers(cuda, err));
-    if (kind >= WEIGHT_CONV_1X1) return place_conv(cuda, kind == WEIGHT_CONV_3X3 ? 3 : 1, act, t, err);
-    if (kind == WEIGHT_MATRIX_E4M3 || t->dtype == DT_F8E4M3) return place_quantised(cuda, act, t, err);
-    struct tensor from = *t, to = from;
-    to.dtype = placed_dtype(kind, act, from.dtype);
-    size_t bytes = gpu_weight_bytes(kind, act, from);
-    TRY(take(cuda, bytes, &to.ptr, err));
-    if (to.dtype == from.dtype)
-        TRY(upload(cuda, to.ptr, from.ptr, bytes, err));
-    else
-        TRY(convert(cuda, to, from, err));
-    *t = to;
+    TRY(open_lanes(cuda, err));
+    if (kind >= WEIGHT_CONV_1X1) {
+        p.ksize = kind == WEIGHT_CONV_3X3 ? 3 : 1;
+        p.to = conv_packed(t->rows, t->cols / (p.ksize * p.ksize), p.ksize, act);
+    }
+    p.to.dtype = placed_dtype(kind, act, t->dtype);
+    TRY(take(cuda, gpu_weight_bytes(kind, act, *t), &p.to.ptr, err));
+    TRY(lanes_begin(cuda, err));
+    TRY(p.ksize                      ? in_turns(cuda, &p, place_packed, err)
+        : p.to.dtype == DT_F8E4M3    ? place_e4m3(cuda, act, &p, err)
+        : p.to.dtype == p.from.dtype ? in_turns(cuda, &p, place_as_is, err)
+                                     : in_turns(cuda, &p, place_converted, err));
+    TRY(lanes_end(cuda, err));
+    *t = p.to;
     return KLEIN_OK;
 }
