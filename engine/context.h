@@ -19,6 +19,7 @@ struct klein {
     struct model *model;
     struct tokenizer *tokenizer; /* NULL for random weights: token ids are then made up */
     struct device *device;
+    struct device_label device_label;
     enum dtype act;
     unsigned
         placed; /* parts whose weights are in the device's memory, a mask of 1 << enum checkpoint_part (memory.h) */
@@ -31,7 +32,7 @@ struct klein {
         double files, device, weights, tokenizer, plan;
     } times;
     struct klein_error warning;     /* of opening; said with the first result */
-    char no_gpu[KLEIN_MESSAGE_MAX]; /* why "auto" did not take the GPU that is there; or "" */
+    char no_gpu[KLEIN_MESSAGE_MAX]; /* why "auto" passed over GPUs that are there; or "" */
 };
 
 /* klein_open over a checkpoint of any kind (shapes, random). Takes ownership of `checkpoint`, also on

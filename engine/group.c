@@ -78,6 +78,7 @@ enum klein_status group_open(struct klein *const *members, int n, enum klein_par
 
 void group_info(const struct group *g, struct klein_model_info *info)
 {
+    info->device = g->member[0]->device->name; /* without its number */
     info->gpus = g->gpus;
     info->n_gpus = g->size;
     info->parallel = names[g->parallel];

@@ -38,26 +38,16 @@ int context_can_hold(const struct klein *k, size_t bytes, int fp8)
     return room_needed(k, fp8) <= bytes;
 }
 
-/* "auto": a GPU that can hold the model, else the processor; with the reason, unless there is no GPU. */
-static enum klein_status open_best(struct klein *k, const struct device_options *options,
-                                   struct klein_error *err)
+/* For "auto": whether a GPU can hold the model. */
+static enum klein_status check_room(void *user, struct device *gpu, struct klein_error *why)
 {
-    struct klein_error why = {0};
-    struct cuda_facts gpu;
-    if (device_open("cuda", options, &k->device, &why) == KLEIN_OK) {
-        const size_t room = k->device->available(k->device);
-        if (context_can_hold(k, room, k->fp8)) return KLEIN_OK;
-        cuda_facts(k->device, &gpu);
-        snprintf(k->no_gpu, sizeof k->no_gpu,
-                 "GPU 0 is not used: %s has %.2f GiB free, the weights and a picture need %.2f GiB", gpu.name,
-                 (double)room / 0x1p30, (double)room_needed(k, k->fp8) / 0x1p30);
-        device_close(k->device);
-    } else if (why.status != KLEIN_E_NO_DEVICE) {
-        char *advice = strstr(why.message, "; use --device cpu"); /* which is what happens */
-        if (advice) *advice = 0;
-        snprintf(k->no_gpu, sizeof k->no_gpu, "GPU 0 is not used: %.900s", why.message);
-    }
-    return device_open("cpu", options, &k->device, err);
+    const struct klein *k = user;
+    const size_t room = gpu->available(gpu);
+    struct cuda_facts facts;
+    if (context_can_hold(k, room, k->fp8)) return KLEIN_OK;
+    cuda_facts(gpu, &facts);
+    return fail(why, KLEIN_E_NO_MEMORY, "%s has %.2f GiB free, the weights and a picture need %.2f GiB",
+                facts.name, (double)room / 0x1p30, (double)room_needed(k, k->fp8) / 0x1p30);
 }
 
 static enum klein_status open_device(struct klein *k, const struct klein_open_options *o,
@@ -70,11 +60,12 @@ static enum klein_status open_device(struct klein *k, const struct klein_open_op
         return fail(err, KLEIN_E_USAGE, "there is no precision %d", (int)o->precision);
     k->fp8 = o->precision == KLEIN_PRECISION_FP8;
     if (!o->device || !strcmp(o->device, "auto"))
-        TRY(open_best(k, &options, err));
+        TRY(device_open_best(&options, check_room, k, &k->device, k->no_gpu, err));
     else
         TRY(device_open(o->device, &options, &k->device, err));
     if (!k->device->computes)
         return fail(err, KLEIN_E_NO_DEVICE, "device \"%s\" computes nothing: it only plans", o->device);
+    k->device_label = device_label(k->device->name, k->device->number);
     cuda_use_tuned(k->device, KLEIN_VERSION, &k->warning);
     k->plans.budget = o->plan_bytes ? o->plan_bytes : k->device->memory / 4;
     k->act = o->dtype == KLEIN_DTYPE_F32 ? DT_F32 : o->dtype == KLEIN_DTYPE_BF16 ? DT_BF16 : k->device->act;
@@ -334,7 +325,7 @@ EXPORT void klein_model_info(const struct klein *k, struct klein_model_info *inf
     const struct model_config *c = k->model->cfg;
     *info = (struct klein_model_info){
         .name = c->name,
-        .device = k->device->name,
+        .device = k->device_label.text,
         .dtype = k->act == DT_F32 ? "f32" : "bf16",
         .precision = k->fp8             ? "fp8"
                      : k->act == DT_F32 ? "f32"

@@ -56,7 +56,7 @@ struct klein_open_options {
                                  is taken from `model`) */
     const char *vae;
     const char *
-        device; /* "cpu"; "cuda" or "cuda:1", an NVIDIA GPU; "soft", the GPU's code on the host, slow; "ref". NULL or "auto": a GPU
+        device; /* "cpu"; "cuda" or "cuda:1", an NVIDIA GPU; "soft", the GPU's code on the host, slow; "ref". NULL or "auto": the first GPU
                            that can hold the model, else the processor (klein_model_info.no_gpu) */
     int threads; /* 0: all */
     enum klein_dtype dtype;
@@ -194,17 +194,17 @@ void klein_wait(struct klein *k, uint64_t id);
 
 /* Facts about an open model. Strings live as long as the context. */
 struct klein_model_info {
-    const char *name; /* "klein 4B", "klein base 9B", "custom (D 256)" */
-    const char *device, *dtype;
-    const char *license; /* "Apache-2.0", "FLUX Non-Commercial", what klein.json says, or "unknown" */
+    const char *name;           /* "klein 4B", "klein base 9B", "custom (D 256)" */
+    const char *device, *dtype; /* "cpu", "cuda", "cuda:1"; of several GPUs "cuda" */
+    const char *license;        /* "Apache-2.0", "FLUX Non-Commercial", what klein.json says, or "unknown" */
     int distilled, toy;
     uint64_t parameters; /* that will be used */
     int default_width, default_height, default_steps;
     float default_guidance;
     int text_length, text_width;
     const char *precision; /* of the products of the transformer's blocks: "fp8", or as dtype */
-    const char *no_gpu;    /* why "auto" took the processor beside a GPU or a driver that fails; or NULL */
-    const int *gpus;       /* the numbers of the n_gpus GPUs that work together; NULL: one device */
+    const char *no_gpu; /* which GPUs "auto" passed over, and why each; or what its driver lacks; or NULL */
+    const int *gpus;    /* the numbers of the n_gpus GPUs that work together; NULL: one device */
     int n_gpus;
     const char *parallel; /* how they do: "ulysses", "cfg", "replica"; NULL: one device */
 };

@@ -286,11 +286,11 @@ static enum klein_status read_prompts(struct compare *c, struct klein_error *err
 static enum klein_status open_side(struct compare *c, int side, struct klein_error *err)
 {
     const enum number_format format = c->format[side];
-    const struct device_settings d = {.device = c->s->device,
-                                      .threads = c->s->threads,
-                                      .dtype = format == F32 ? KLEIN_DTYPE_F32 : KLEIN_DTYPE_BF16,
-                                      .precision =
-                                          format == FP8 ? KLEIN_PRECISION_FP8 : KLEIN_PRECISION_BF16};
+    const struct device_settings d = {
+        .device = side ? c->info.device : c->s->device, /* A takes B's matrices */
+        .threads = c->s->threads,
+        .dtype = format == F32 ? KLEIN_DTYPE_F32 : KLEIN_DTYPE_BF16,
+        .precision = format == FP8 ? KLEIN_PRECISION_FP8 : KLEIN_PRECISION_BF16};
     return model_open(&c->s->model, &d, side || c->s->json || c->s->message.quiet, &c->side[side], err);
 }
 
@@ -306,8 +306,9 @@ static enum klein_status prepare(struct compare *c, struct klein_error *err)
     TRY(read_prompts(c, err));
     if (s->output && mkdir(s->output, 0777) && errno != EEXIST)
         return fail(err, KLEIN_E_OUTPUT, "cannot make the folder \"%s\": %s", s->output, strerror(errno));
-    for (int i = 0; i < SIDES; i++) TRY(open_side(c, i, err));
+    TRY(open_side(c, 0, err));
     klein_model_info(c->side[0], &c->info);
+    TRY(open_side(c, 1, err));
     TRY(list_layers(c, err));
     const int steps = s->steps ? s->steps : c->info.default_steps;
     c->work = c->pairs * (2.0 * steps + c->layers);
@@ -452,7 +453,7 @@ static const struct cli_option compare_options[] = {
 };
 static const struct cli_option computing_options[] = {
     {0, "device", "NAME", CLI_TEXT, AT(device), .help = "where to compute; \"klein devices\" lists them",
-     .standard = "the best there is"},
+     .standard = "the first GPU that can hold the model, else cpu"},
     {0, "threads", "N", CLI_INT, AT(threads), .help = "processor threads", .standard = "all",
      CLI_RANGE(1, 1024)},
     {0},

@@ -14,13 +14,17 @@ struct settings {
 };
 
 /* What klein_open takes for "auto", but for models that a GPU cannot hold. */
-static const char *default_device(void)
+static struct device_label default_device(void)
 {
-    struct klein_error err = {0};
+    struct klein_error none = {0};
     struct device *dev;
-    if (device_open("cuda", &(struct device_options){0}, &dev, &err) != KLEIN_OK) return "cpu";
+    char passed_over[KLEIN_MESSAGE_MAX];
+    struct device_label label = {"cpu"};
+    if (device_open_best(&(struct device_options){0}, NULL, NULL, &dev, passed_over, &none) != KLEIN_OK)
+        return label;
+    label = device_label(dev->name, dev->number);
     device_close(dev);
-    return "cuda";
+    return label;
 }
 
 /* One device that computes, as JSON or as a line; how it failed to open if it did. */
@@ -47,13 +51,16 @@ static enum klein_status run(const void *settings, struct klein_error *err)
 {
     int json = ((const struct settings *)settings)->json;
     json_t *rows = json_array();
-    const char *name, *standard = default_device();
+    const char *name;
+    const struct device_label standard = default_device();
     int failed = !rows;
     if (!json) printf("%-8s %-5s %s\n", "DEVICE", "DTYPE", "WHAT");
-    for (int i = 0; (name = device_backend(i)); i++) {
-        json_t *row = device_row(name, !strcmp(name, standard), json);
-        if (row) failed |= json_array_append_new(rows, row);
-    }
+    for (int i = 0; (name = device_backend(i)); i++)
+        for (int n = 0, all = device_count(name); n == 0 || n < all; n++) { /* not there: it says why */
+            const struct device_label label = device_label(name, n);
+            json_t *row = device_row(label.text, !strcmp(label.text, standard.text), json);
+            if (row) failed |= json_array_append_new(rows, row);
+        }
     double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if (json) {
         json_t *o = json_pack("{s:O, s:I}", "devices", rows, "memory_bytes", (json_int_t)memory);
@@ -73,6 +80,9 @@ static const struct cli_group groups[] = {{"Options", json_options, AT(json)}, {
 const struct cli_command command_devices = {
     .name = "devices",
     .summary = "list the devices that can compute",
+    .about = "The default is the first GPU that can hold the model, else cpu; what is marked holds for "
+             "models that "
+             "fit.",
     .groups = groups,
     .settings_size = sizeof(struct settings),
     .run = run,

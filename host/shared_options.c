@@ -29,7 +29,7 @@ const struct cli_option model_options[] = {
 #define AT(field) offsetof(struct device_settings, field)
 const struct cli_option device_options[] = {
     {0, "device", "NAME", CLI_TEXT, AT(device), .help = "where to compute; \"klein devices\" lists them",
-     .standard = "the best there is"},
+     .standard = "the first GPU that can hold the model, else cpu"},
     {0, "threads", "N", CLI_INT, AT(threads), .help = "processor threads", .standard = "all",
      CLI_RANGE(1, 1024)},
     {0, "graph", "WHAT", CLI_CHOICE, AT(graph),
@@ -148,7 +148,7 @@ void model_note_device(const struct klein *k)
 {
     struct klein_model_info info;
     klein_model_info(k, &info);
-    if (info.no_gpu) message(MESSAGE_NOTE, "on the %s: %s", info.device, info.no_gpu);
+    if (info.no_gpu) message(MESSAGE_NOTE, "on %s: %s", info.device, info.no_gpu);
 }
 
 enum klein_status model_open(const struct model_settings *m, const struct device_settings *d, int quiet,

@@ -43,7 +43,7 @@ enum klein_status model_choose(const struct model_settings *m, struct klein_open
 enum { GPUS_MAX = 8 };
 enum klein_status device_gpus(const struct device_settings *d, int gpus[GPUS_MAX], int *n,
                               struct klein_error *err);
-/* Says why it is not on the GPU where that was to be expected. */
+/* Says which GPUs were passed over, and why, where one was to be expected. */
 void model_note_device(const struct klein *k);
 /* The same and the device's options; says so when it is the demo checkpoint, and model_note_device, unless quiet. */
 enum klein_status model_open(const struct model_settings *m, const struct device_settings *d, int quiet,

@@ -10,6 +10,7 @@ backend_open ref_open, null_open, cpu_open;
 /* An NVIDIA GPU, or the soft GPU in its place. */
 enum klein_status cuda_open(const struct device_options *options, int soft, int ordinal, struct device **out,
                             struct klein_error *err);
+int cuda_count(int soft); /* of device_count */
 
 /* Memory of devices whose memory is the host's; for struct device. */
 void *host_alloc(struct device *dev, size_t bytes);

@@ -29,6 +29,20 @@ static int ordinal_of(const struct backend *b, const char *colon)
     return *end || n > 255 ? -1 : (int)n;
 }
 
+int device_count(const char *backend)
+{
+    for (int i = 0; i < BACKENDS; i++)
+        if (!strcmp(backend, backends[i].name)) return backends[i].open ? 1 : cuda_count(backends[i].soft);
+    return 0;
+}
+
+struct device_label device_label(const char *backend, int number)
+{
+    struct device_label l;
+    snprintf(l.text, sizeof l.text, number ? "%s:%d" : "%s", backend, number);
+    return l;
+}
+
 enum klein_status device_open(const char *name, const struct device_options *options, struct device **out,
                               struct klein_error *err)
 {

@@ -96,10 +96,21 @@ extern const size_t gpu_scratch_bytes, gpu_staging_bytes;
  * software (kernels/soft/softgpu.h). Unknown: KLEIN_E_NO_DEVICE naming what exists. */
 enum klein_status device_open(const char *name, const struct device_options *options, struct device **out,
                               struct klein_error *err);
+/* What "auto" is: the first of cuda, cuda:1, ... that opens and that `check` does not refuse (with the reason; NULL: takes any), else the
+ * processor. passed_over: of each GPU before it why not, in one line of KLEIN_MESSAGE_MAX bytes; "" if there is none. */
+typedef enum klein_status device_check(void *user, struct device *gpu, struct klein_error *why);
+enum klein_status device_open_best(const struct device_options *options, device_check *check, void *user,
+                                   struct device **out, char *passed_over, struct klein_error *err);
 void device_close(struct device *dev); /* NULL allowed */
 enum klein_status device_bind(struct device *dev, struct klein_error *err);
 
 /* Row i of the list of backends this build has, for `klein devices`; NULL past the end. */
 const char *device_backend(int i);
+/* How many of its devices this machine has: GPUs that their driver counts, 0 without a driver; of others one. */
+int device_count(const char *backend);
+/* The name that device_open takes for one of them: "cpu", "cuda", "cuda:1". */
+struct device_label {
+    char text[32];
+} device_label(const char *backend, int number);
 
 #endif

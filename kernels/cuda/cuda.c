@@ -222,6 +222,17 @@ static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal,
     return KLEIN_OK;
 }
 
+int cuda_count(int soft)
+{
+    struct driver cu;
+    struct klein_error none = {0};
+    int n;
+    if (driver_open(soft, &cu, &none) != KLEIN_OK) return 0;
+    if (cu.DeviceGetCount(&n) != CUDA_SUCCESS) n = 0;
+    driver_close(&cu);
+    return n;
+}
+
 enum klein_status cuda_open(const struct device_options *options, int soft, int ordinal, struct device **out,
                             struct klein_error *err)
 {

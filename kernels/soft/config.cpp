@@ -37,6 +37,15 @@ static long number(const char *name, long otherwise)
     return v && *v ? strtol(v, NULL, 0) : otherwise;
 }
 
+/* "1024", or of single devices too: "32,1024". */
+static void read_memory(struct softgpu_config *c)
+{
+    const char *at = getenv("KLEIN_SOFT_MEMORY");
+    c->memory = (uint64_t)number("KLEIN_SOFT_MEMORY", 0) << 20;
+    for (int i = 1; i < DEVICES_MAX && at && (at = strchr(at, ',')); i++)
+        c->memory_of[i] = (uint64_t)strtol(++at, NULL, 0) << 20;
+}
+
 int softgpu_config_from_env(struct softgpu_config *c)
 {
     memset(c, 0, sizeof *c);
@@ -50,7 +59,7 @@ int softgpu_config_from_env(struct softgpu_config *c)
     c->multiprocessors = (int)number("KLEIN_SOFT_SMS", 0);
     c->seed = (uint64_t)number("KLEIN_SOFT_SEED", 0);
     c->threads = (int)number("KLEIN_SOFT_THREADS", 0);
-    c->memory = (uint64_t)number("KLEIN_SOFT_MEMORY", 0) << 20;
+    read_memory(c);
     c->check_races = (int)number("KLEIN_SOFT_RACES", 1);
     c->count_accesses = (int)number("KLEIN_SOFT_COUNT", 0);
     if (failing && *failing && sscanf(failing, "%d:%llu", &c->fail_device, &fail_launch) != 2) {
@@ -85,7 +94,9 @@ int softgpu_configure(const struct softgpu_config *c)
     int ok = 0;
     pthread_mutex_lock(&soft_lock);
     bool other_machine = strcmp(c->arch, soft_config.arch) || c->devices != soft_config.devices ||
-                         c->multiprocessors != soft_config.multiprocessors || c->memory != soft_config.memory;
+                         c->multiprocessors != soft_config.multiprocessors ||
+                         c->memory != soft_config.memory ||
+                         memcmp(c->memory_of, soft_config.memory_of, sizeof c->memory_of);
     bool retained = false;
     for (const struct CUctx_st &x : soft_contexts) retained = retained || x.retained;
     if (chip_find(c->arch) && c->devices >= 1 && c->devices <= DEVICES_MAX && !(other_machine && retained)) {

@@ -16,7 +16,7 @@ struct chip {
 const struct chip *chip_find(const char *arch);
 const struct chip *chip_of(void); /* the claimed one */
 
-enum { DEVICES_MAX = 16, CHAIN_MAX = 4 /* dependent launches that overlap */ };
+enum { DEVICES_MAX = SOFTGPU_DEVICES, CHAIN_MAX = 4 /* dependent launches that overlap */ };
 
 struct CUctx_st {
     int device, retained;

@@ -119,15 +119,16 @@ ENTRY cuDeviceGetName(char *name, int length, CUdevice device)
     return r;
 }
 
-static uint64_t device_memory(void)
+static uint64_t device_memory(int device)
 {
-    return soft_config.memory ? soft_config.memory : chip_of()->memory;
+    const uint64_t own = soft_config.memory_of[device], all = soft_config.memory;
+    return own ? own : all ? all : chip_of()->memory;
 }
 
 ENTRY cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
 {
     CUresult r = check_device(device);
-    if (r == CUDA_SUCCESS) *bytes = device_memory();
+    if (r == CUDA_SUCCESS) *bytes = device_memory(device);
     return r;
 }
 
@@ -283,7 +284,7 @@ ENTRY cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
     struct CUctx_st *c;
     CUresult r = current(&c);
     if (r != CUDA_SUCCESS) return r;
-    *total = device_memory();
+    *total = device_memory(c->device);
     *free_bytes = *total - memory_used(c->device);
     return CUDA_SUCCESS;
 }
@@ -296,7 +297,7 @@ ENTRY cuMemAlloc_v2(CUdeviceptr *memory, size_t bytes)
     if (r == CUDA_SUCCESS) r = forbid_during_capture("cuMemAlloc");
     if (r != CUDA_SUCCESS) return r;
     if (!bytes) return CUDA_ERROR_INVALID_VALUE;
-    uint64_t left = device_memory() - memory_used(c->device);
+    uint64_t left = device_memory(c->device) - memory_used(c->device);
     if (bytes > left)
         return refuse(CUDA_ERROR_OUT_OF_MEMORY, "device %d has %llu bytes left, %zu were asked for",
                       c->device, (unsigned long long)left, bytes);

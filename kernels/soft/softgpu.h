@@ -6,7 +6,7 @@
  *   KLEIN_SOFT_SEED=7          order of threads, blocks, streams and landings; 0: in order
  *   KLEIN_SOFT_ASYNC=late      when asynchronous work lands: late (as late as the rules allow), random, now
  *   KLEIN_SOFT_THREADS=4       host threads; default: the processors that the process may use
- *   KLEIN_SOFT_MEMORY=1024     MiB per device; default: the chip's
+ *   KLEIN_SOFT_MEMORY=1024     MiB per device; default: the chip's. 32,1024: of devices 0 and 1; others have as much as device 0
  *   KLEIN_SOFT_RACES=0         no race check of shared memory (faster)
  *   KLEIN_SOFT_COUNT=1         count bank conflicts and global sectors too (slower)
  *   KLEIN_SOFT_ISA=avx2        no wider instructions on the host than these (avx512, avx2, base)
@@ -25,6 +25,7 @@
 extern "C" {
 #endif
 
+enum { SOFTGPU_DEVICES = 16 };
 enum softgpu_async { SOFTGPU_LATE, SOFTGPU_RANDOM, SOFTGPU_NOW };
 
 struct softgpu_config {
@@ -32,8 +33,9 @@ struct softgpu_config {
     int devices, multiprocessors; /* multiprocessors: 0: the chip's */
     uint64_t seed;
     enum softgpu_async async;
-    int threads;     /* host threads; 0: all that the process may use */
-    uint64_t memory; /* bytes per device; 0: the chip's */
+    int threads;                         /* host threads; 0: all that the process may use */
+    uint64_t memory;                     /* bytes per device; 0: the chip's */
+    uint64_t memory_of[SOFTGPU_DEVICES]; /* of single ones; 0: `memory` */
     int check_races, count_accesses, truncate_fp8;
     int fail_device; /* the fail_launch-th kernel that it runs from now on fails; fail_launch 0: none */
     uint64_t fail_launch;
@@ -43,8 +45,8 @@ struct softgpu_config {
 
 /* The settings of the environment; 0 if it names an unknown chip or mode (then also a line on stderr). */
 SOFTGPU_API int softgpu_config_from_env(struct softgpu_config *config);
-/* Takes these settings from now on. Before the first cuInit, or between kernels; arch, devices, multiprocessors and memory only
- * while no context is retained. 0 if refused. */
+/* Takes these settings from now on. Before the first cuInit, or between kernels; arch, devices, multiprocessors, memory and memory_of
+ * only while no context is retained. 0 if refused. */
 SOFTGPU_API int softgpu_configure(const struct softgpu_config *config);
 
 /* The text of the last fault or refused call of this process: one paragraph that names kernel, block, threads, place and cause.
