@@ -222,6 +222,10 @@ EXPORT enum klein_status klein_open(const struct klein_open_options *options, st
     if (!o.model && !(o.transformer && o.text_encoder && o.vae))
         return fail(err, KLEIN_E_USAGE,
                     "no model: give its folder, or transformer, text encoder and VAE one by one");
+    if (!o.n_gpus && o.parallel != KLEIN_PARALLEL_ULYSSES) /* which is 0: not set */
+        return fail(err, KLEIN_E_USAGE,
+                    "parallel is %d but n_gpus 0: name the GPUs in gpus and n_gpus, or leave parallel 0",
+                    (int)o.parallel);
     return o.n_gpus ? context_open_several(&o, open_files, NULL, out, err) : open_files(NULL, &o, out, err);
 }
 

@@ -67,7 +67,7 @@ struct klein_open_options {
     const int *
         gpus; /* n_gpus numbers of GPUs to use together, up to 8; device is then "cuda" (or NULL) or "soft". Each gets all weights */
     int n_gpus;
-    enum klein_parallel parallel;
+    enum klein_parallel parallel; /* KLEIN_E_USAGE without gpus, but for 0 */
 };
 
 /* Maps the weights and checks every tensor it will use. On a processor it reads none of their data yet; on a GPU it reads all of them and

@@ -274,14 +274,24 @@ static enum klein_status take_operand(struct parser *p, const char *word, struct
     return set_value((struct word){o, p->settings + o->offset, o->argument}, word, err);
 }
 
-static enum klein_status check_exclusions(const struct parser *p, struct klein_error *err)
+/* The index of the option called `name`; -1 if there is none, or name is NULL. */
+static int find_named(const struct cli_command *command, const char *name)
+{
+    return name ? find(command, name, strlen(name), 0) : -1;
+}
+
+static enum klein_status check_combinations(const struct parser *p, struct klein_error *err)
 {
     const struct cli_option *o;
     for (int i = 0; (o = cli_option_at(p->command, i, NULL, NULL)); i++) {
-        int other = o->excludes ? find(p->command, o->excludes, strlen(o->excludes), 0) : -1;
-        if (other >= 0 && p->given[i] && p->given[other])
+        const int excluded = find_named(p->command, o->excludes), needed = find_named(p->command, o->needs);
+        if (!p->given[i]) continue;
+        if (excluded >= 0 && p->given[excluded])
             return fail(err, KLEIN_E_USAGE, "--%s and --%s exclude each other; give one of them", o->name,
                         o->excludes);
+        if (needed >= 0 && !p->given[needed])
+            return fail(err, KLEIN_E_USAGE, "--%s goes with --%s %s; give that too, or leave --%s out",
+                        o->name, o->needs, cli_option_at(p->command, needed, NULL, NULL)->argument, o->name);
     }
     return KLEIN_OK;
 }
@@ -309,5 +319,5 @@ enum klein_status cli_parse(const struct cli_command *command, int argc, char **
     if (command->operand_needed && !p.operands)
         return fail(err, KLEIN_E_USAGE, "something is missing: klein %s %s", command->name,
                     cli_operand_label(command));
-    return check_exclusions(&p, err);
+    return check_combinations(&p, err);
 }

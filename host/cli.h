@@ -47,6 +47,7 @@ struct cli_option {
     int bare;  /* CLI_CHOICE: the argument may be left out (--show or --show=HOW): choice number `bare` */
     int value; /* CLI_FLAG */
     const char *excludes; /* long name of an option that cannot be given together with this one */
+    const char *needs;    /* long name of one with an argument, without which this one means nothing */
 };
 #define CLI_RANGE(from, to) .min = (from), .max = (to)
 

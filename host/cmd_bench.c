@@ -176,8 +176,7 @@ static enum klein_status prepare(struct bench *b, struct klein_error *err)
     if (s->cold && (s->config || s->random || s->ops || s->compare))
         return fail(err, KLEIN_E_USAGE,
                     "--cold is of a model's files, one run: without --config, --random, --ops and --compare");
-    if (s->cold && (s->device.gpus || s->device.parallel))
-        return fail(err, KLEIN_E_USAGE, "--cold is of one device: without --gpus and --parallel");
+    if (s->cold && s->device.gpus) return fail(err, KLEIN_E_USAGE, "--cold is of one device: without --gpus");
     if (s->config && s->model.model)
         return fail(err, KLEIN_E_USAGE, "--config and --model exclude each other; give one");
     TRY(workload_request(&s->workload, b->references, &b->request, err));

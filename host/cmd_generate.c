@@ -100,7 +100,7 @@ static const struct cli_option research_options[] = {
      .help = "use the tensor \"prompt_embeds\" [1, 512, width] of a safetensors file, not a prompt"},
     {0, "dump", "FILE", CLI_TEXT, AT(dump), .help = "write the intermediate tensors to a safetensors file"},
     {0, "dump-blocks", NULL, CLI_FLAG, AT(dump_blocks),
-     .help = "with --dump: also the output of every block, in every step"},
+     .help = "with --dump: also the output of every block, in every step", .needs = "dump"},
     {0},
 };
 
@@ -158,7 +158,6 @@ static enum klein_status check_settings(const struct settings *s, struct klein_e
     for (size_t i = 0; s->json && i < sizeof in_json / sizeof in_json[0]; i++)
         if (in_json[i] && !report_is_utf8(in_json[i]))
             return fail(err, KLEIN_E_USAGE, "\"%s\" is not UTF-8, which --json needs", in_json[i]);
-    if (s->dump_blocks && !s->dump) return fail(err, KLEIN_E_USAGE, "--dump-blocks goes with --dump FILE");
     if (s->prompt_embeds && (s->prompt || s->prompt_option || s->prompt_file))
         return fail(err, KLEIN_E_USAGE, "--prompt-embeds replaces the prompt; leave the prompt out");
     if (s->latents && s->images > 1)

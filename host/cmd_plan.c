@@ -337,7 +337,7 @@ static const struct cli_option plan_options[] = {
      .standard = "1", CLI_RANGE(1, GROUP_MAX)},
     {0, "parallel", "HOW", CLI_CHOICE, AT(parallel),
      .help = "what they share: the tokens, or the two passes of guidance", .standard = "ulysses",
-     .choices = "ulysses|cfg"},
+     .choices = "ulysses|cfg", .needs = "gpus"},
     {0},
 };
 

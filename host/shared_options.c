@@ -44,7 +44,7 @@ const struct cli_option device_options[] = {
      .help = "with --gpus: all on each picture, by tokens and attention heads (their number must divide the "
              "heads); two on "
              "the two passes of a base model's guidance; or each on other pictures of -n",
-     .standard = "ulysses", .choices = "ulysses|cfg|replica"},
+     .standard = "ulysses", .choices = "ulysses|cfg|replica", .needs = "gpus"},
     {0},
 };
 
@@ -140,8 +140,7 @@ enum klein_status device_gpus(const struct device_settings *d, int gpus[GPUS_MAX
                               struct klein_error *err)
 {
     *n = 0;
-    if (d->gpus) return read_gpus(d->gpus, gpus, n, err);
-    return d->parallel ? fail(err, KLEIN_E_USAGE, "--parallel goes with --gpus LIST") : KLEIN_OK;
+    return d->gpus ? read_gpus(d->gpus, gpus, n, err) : KLEIN_OK;
 }
 
 void model_note_device(const struct klein *k)

@@ -39,7 +39,7 @@ const char *model_demo(void);
  * if there is none. */
 enum klein_status model_choose(const struct model_settings *m, struct klein_open_options *out, int *demo,
                                struct klein_error *err);
-/* The numbers of --gpus (none: *n is 0), which --parallel needs. */
+/* The numbers of --gpus (none: *n is 0). */
 enum { GPUS_MAX = 8 };
 enum klein_status device_gpus(const struct device_settings *d, int gpus[GPUS_MAX], int *n,
                               struct klein_error *err);

@@ -163,7 +163,8 @@ Test(cli_bench, several_cards, .disabled = SANITIZED)
     SAYS(RUN(ON_NANO, "--random", "--gpus", "0,0"), 2, "GPU 0 is named twice");
     SAYS(RUN("bench", "--config", "tiny", "--gpus", "0,1,2,7", "--parallel", "cfg"), 4, "GPU 2");
     SAYS(RUN("bench", "--config", "tiny", "--gpus", "0;1"), 2, "--gpus 0;1");
-    SAYS(RUN("bench", "--config", "tiny", "--parallel", "cfg"), 2, "--parallel goes with --gpus");
+    SAYS(RUN("bench", "--config", "tiny", "--parallel", "cfg"), 2, "--parallel goes with --gpus LIST");
+    SAYS(RUN("bench", "--config", "tiny", "--parallel", "ulysses"), 2, "--parallel goes with --gpus LIST");
     SAYS(RUN("bench", "--cold", "-m", NANO, "--gpus", "0,1"), 2, "--cold is of one device");
 }
 

@@ -252,6 +252,7 @@ Test(cli_commands, plan_of_several_gpus)
     SAYS(RUN("plan", "--gpu", "4090", "--gpus", "2"), 2, "do not reach each other's memory");
     SAYS(RUN("plan", "--gpus", "2", "--parallel", "cfg"), 2, "base model");
     SAYS(RUN("plan", "--gpus", "4", "--parallel", "cfg"), 2, "--gpus 2");
+    SAYS(RUN("plan", "--parallel", "ulysses"), 2, "--parallel goes with --gpus N");
 }
 
 /* What klein is held to on an H100, by the model (SPEED.md): seconds of a request and of a step, and what several cards make of one's step. */

@@ -289,6 +289,7 @@ Test(group, refusals)
     refused(4, KLEIN_PARALLEL_REPLICA, KLEIN_E_NO_DEVICE, "3");
     refused(9, KLEIN_PARALLEL_REPLICA, KLEIN_E_USAGE, "1 to 8");
     refused(2, (enum klein_parallel)7, KLEIN_E_USAGE, "no way 7");
+    refused(0, KLEIN_PARALLEL_REPLICA, KLEIN_E_USAGE, "parallel is 2 but n_gpus 0: name the GPUs in gpus");
     struct klein_open_options o = nano_options(2, KLEIN_PARALLEL_ULYSSES);
     o.gpus = (int[]){1, 1};
     FAILS(klein_open(&o, &k, &err), KLEIN_E_USAGE, "named twice");

@@ -171,7 +171,7 @@ Test(host, option_tables_are_consistent)
                   "%s: the summary is a line without a stop", commands[c]->name);
         for (int i = 0; (a = cli_option_at(commands[c], i, &base, NULL)) && a != &cli_help_option; i++) {
             const char *name = a->name;
-            int excluded = a->excludes == NULL, length;
+            int excluded = a->excludes == NULL, needed = a->needs == NULL, length;
             cr_assert(a->help && a->help[0], "%s --%s has no help", commands[c]->name, name);
             cr_assert(base + a->offset < commands[c]->settings_size, "%s --%s writes past its settings",
                       commands[c]->name, name);
@@ -187,12 +187,14 @@ Test(host, option_tables_are_consistent)
                 cr_assert(cli_choice(a->choices, a->bare, &length), "%s --%s: bare", commands[c]->name, name);
             for (int j = 0; (b = cli_option_at(commands[c], j, NULL, NULL)); j++) {
                 if (a->excludes && !strcmp(a->excludes, b->name)) excluded = 1;
+                if (a->needs && !strcmp(a->needs, b->name)) needed = b->argument != NULL; /* it is said */
                 if (i != j) cr_assert(strcmp(name, b->name), "%s has --%s twice", commands[c]->name, name);
                 if (i != j && a->letter)
                     cr_assert(a->letter != b->letter, "%s has -%c twice", commands[c]->name, a->letter);
             }
             cr_assert(excluded, "%s --%s excludes --%s, which does not exist", commands[c]->name, name,
                       a->excludes);
+            cr_assert(needed, "%s --%s needs --%s, which does not exist", commands[c]->name, name, a->needs);
         }
     }
 }
