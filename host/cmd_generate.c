@@ -310,6 +310,7 @@ static enum klein_status write_picture(struct generation *g, int i, const struct
     const struct settings *s = g->s;
     char path[4096];
     char *text = NULL;
+    const struct device_text device = report_device(&g->model);
     TRY(output_path(&g->output, i, r->seeds[i], path, sizeof path, err));
     struct parameters p = {.prompt = g->request.prompt,
                            .steps = r->steps,
@@ -321,7 +322,7 @@ static enum klein_status write_picture(struct generation *g, int i, const struct
                            .latent_hash = r->latent_hashes[i],
                            .model = g->model.name,
                            .noise = noise_name(s),
-                           .device = g->model.device,
+                           .device = device.text,
                            .dtype = g->model.dtype,
                            .precision = g->model.precision};
     if (!s->no_metadata && !(text = parameters_text(&p)))

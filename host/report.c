@@ -14,8 +14,8 @@ struct device_text report_device(const struct klein_model_info *model)
     struct device_text t;
     size_t n = (size_t)snprintf(t.text, sizeof t.text, "%s", model->device);
     for (int i = 0; i < model->n_gpus; i++)
-        n += (size_t)snprintf(t.text + n, sizeof t.text - n, "%s%d", i ? ", " : " ", model->gpus[i]);
-    if (model->n_gpus > 1) snprintf(t.text + n, sizeof t.text - n, " by %s", model->parallel);
+        n += (size_t)snprintf(t.text + n, sizeof t.text - n, "%c%d", i ? ',' : ':', model->gpus[i]);
+    if (model->n_gpus > 1) snprintf(t.text + n, sizeof t.text - n, " %s", model->parallel);
     return t;
 }
 
@@ -104,7 +104,7 @@ enum klein_status report_json(const struct report *r, FILE *out, struct klein_er
         files_json(r), "prompt", r->request->prompt, "width", result->width, "height", result->height,
         "steps", result->steps, "guidance", (double)result->guidance, "prompt_tokens", result->prompt_tokens,
         "references", r->request->n_references, "noise", r->noise, "model", model->name, "toy", model->toy,
-        "device", model->device, "dtype", model->dtype, "precision", model->precision, "seconds",
+        "device", report_device(model).text, "dtype", model->dtype, "precision", model->precision, "seconds",
         seconds_json(result), "warnings", warnings, "version", klein_version());
     if (r->dump && o) json_object_set_new(o, "dump", json_string(r->dump));
     int failed = !o || report_gpus(o, model) || json_dumpf(o, out, JSON_COMPACT | JSON_REAL_PRECISION(9));

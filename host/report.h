@@ -22,7 +22,7 @@ void report_request(const struct klein_request *request, const struct klein_mode
                     const char *const *reference_names);
 /* After it, on stderr: seed, size, times. */
 void report_notes(const struct report *r);
-/* Where it runs: "cuda", or of several GPUs "cuda 0, 1 by ulysses". */
+/* Where it runs: "cuda", "cuda:1", or of several GPUs "cuda:0,1 ulysses"; for people, pictures' metadata and JSON. */
 struct device_text {
     char text[64];
 };

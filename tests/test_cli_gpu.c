@@ -129,7 +129,18 @@ Test(cli_gpu, auto_and_the_driver)
     made_on("cpu", "GPU 0 is not used: libcuda.so.1 finds no usable GPU: ");
 }
 
-/* What several cards do is said, in words and in JSON; so is a card that is not there, and one without FP8. */
+static int picture_says(const char *name, const char *text)
+{
+    char path[256];
+    size_t n;
+    snprintf(path, sizeof path, "%s/%s", test_dir(), name);
+    char *bytes = program_file(path, &n);
+    const int says = memmem(bytes, n, text, strlen(text)) != NULL;
+    free(bytes);
+    return says;
+}
+
+/* What several cards do is said, in words, in JSON and in the picture; so is a card that is not there, and one without FP8. */
 Test(cli_gpu, several_cards)
 {
     program_card("sm_80:2", NULL);
@@ -137,13 +148,17 @@ Test(cli_gpu, several_cards)
     struct outcome o =
         OK_RUN("generate", "a cat", "-m", KLEIN_SOURCE_DIR "/weights/nano", "--size", "32x32", "-s", "1",
                "-n", "2", "-o", "x.png", "--gpus", "0,1", "--parallel", "replica", "-v", "--json");
-    cr_assert(strstr(o.err, ", on cuda 0, 1 by replica in bf16"), "%s", o.err);
+    cr_assert(strstr(o.err, ", on cuda:0,1 replica in bf16"), "%s", o.err);
     json_t *json = program_json(o);
     char *gpus = json_dumps(json_object_get(json, "gpus"), JSON_COMPACT);
     cr_assert_str_eq(gpus, "[0,1]");
     cr_assert_str_eq(json_string_value(json_object_get(json, "parallel")), "replica");
+    cr_assert_str_eq(json_string_value(json_object_get(json, "device")), "cuda:0,1 replica");
     free(gpus);
     json_decref(json);
+    cr_assert(picture_says("x-1.png", ", Device: \"cuda:0,1 replica\", Dtype: bf16,"));
+    OK_RUN(PICTURE, "--device", "cuda:1");
+    cr_assert(picture_says("x.png", ", Device: \"cuda:1\", Dtype: bf16,"));
     SAYS(RUN(PICTURE, "--device", "cuda:7"), 4, "there is no GPU 7: this machine has 2, numbered from 0");
     SAYS(RUN("tune", "--config", "tiny", "--precision", "fp8", "--list"), 1,
          "FP8 needs sm_89 (Ada) or later");

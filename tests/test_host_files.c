@@ -6,6 +6,7 @@
 #include "../host/inputs.h"
 #include "../host/output.h"
 #include "../host/parameters.h"
+#include "../host/report.h"
 #include "../host/table.h"
 #include "../weights/safetensors.h"
 
@@ -123,6 +124,17 @@ Test(host_files, parameters_as_web_uis_read_them)
     cr_assert(strstr(text, ", Model: \"mine: \\\"A\\\", B\", References: 2,"), "%s", text);
     cr_assert(strstr(text, ", Dtype: bf16, Precision: fp8, Latents"), "%s", text);
     free(text);
+}
+
+Test(host_files, devices_by_name)
+{
+    struct klein_model_info m = {.device = "cuda:1"};
+    cr_assert_str_eq(report_device(&m).text, "cuda:1");
+    m = (struct klein_model_info){.device = "cuda", .gpus = (int[]){3}, .n_gpus = 1, .parallel = "ulysses"};
+    cr_assert_str_eq(report_device(&m).text, "cuda:3"); /* which works alone */
+    m.gpus = (int[]){248, 249, 250, 251, 252, 253, 254, 255};
+    m.n_gpus = 8;
+    cr_assert_str_eq(report_device(&m).text, "cuda:248,249,250,251,252,253,254,255 ulysses");
 }
 
 /* --- inputs --- */
