@@ -1,6 +1,4 @@
-#include "../weights/jsonwalk.h"
 #include "../weights/tokenizer.h"
-#include "../weights/unicode.h"
 #include "support/alloc.h"
 #include "support/support.h"
 
@@ -10,7 +8,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <utf8proc.h>
 #include <zlib.h>
 
 #define TINY(file) GOLDEN("models/tiny/tokenizer" file)
@@ -316,67 +313,6 @@ Test(tokenizer, ids_name_their_bytes)
     tokenizer_close(t);
 }
 
-/* --- Unicode --- */
-
-Test(tokenizer, classes_of_all_code_points)
-{
-    json_t *list = load_json(GOLDEN("tokenizer/unicode.json"));
-    unsigned char *expected = malloc(0x110000);
-    memset(expected, CHAR_OTHER, 0x110000);
-    for (int k = 0; k < 3; k++) {
-        static const char *const names[] = {"letters", "numbers", "spaces"};
-        static const enum char_class classes[] = {CHAR_LETTER, CHAR_NUMBER, CHAR_SPACE};
-        const json_t *entry = json_array_get(list, (size_t)k);
-        json_t *range;
-        size_t i;
-        cr_assert_str_eq(json_string_value(json_array_get(entry, 0)), names[k]);
-        json_array_foreach(json_array_get(entry, 1), i,
-                           range) for (json_int_t c = json_integer_value(json_array_get(range, 0));
-                                       c <= json_integer_value(json_array_get(range, 1)); c++) expected[c] =
-            (unsigned char)classes[k];
-    }
-    expected['\r'] = expected['\n'] = CHAR_NEWLINE;
-    for (int32_t c = 0; c < 0x110000; c++)
-        if (c < 0xd800 || c >= 0xe000)
-            cr_assert(unicode_class(c) == expected[c], "U+%04X is of class %d, not %d", c, unicode_class(c),
-                      expected[c]);
-    free(expected);
-    json_decref(list);
-}
-
-Test(tokenizer, normalises_all_code_points)
-{
-    json_t *list = load_json(GOLDEN("tokenizer/unicode.json"));
-    const json_t *sums = json_array_get(json_array_get(list, 3), 1);
-    cr_assert_eq(json_array_size(sums), 0x110);
-    for (int32_t block = 0; block < 0x110; block++) {
-        uLong sum = crc32(0, NULL, 0);
-        for (int32_t c = block << 12; c < (block + 1) << 12; c++) {
-            /* x U+0345 c U+0334 e U+0301 c U+0301 newline */
-            char text[32] = "x\xcd\x85";
-            int32_t cps[32 * UNICODE_NFC_ROOM], spare[32 * UNICODE_NFC_ROOM];
-            unsigned char out[4 * 32 * UNICODE_NFC_ROOM];
-            size_t n = 3, bytes = 0;
-            if (c >= 0xd800 && c < 0xe000) continue;
-            n += (size_t)utf8proc_encode_char(c, (utf8proc_uint8_t *)text + n);
-            memcpy(text + n,
-                   "\xcc\xb4"
-                   "e\xcc\x81",
-                   5);
-            n += 5;
-            n += (size_t)utf8proc_encode_char(c, (utf8proc_uint8_t *)text + n);
-            memcpy(text + n, "\xcc\x81\n", 3);
-            n += 3;
-            const size_t count = unicode_decode(text, n, 1, cps, spare);
-            for (size_t i = 0; i < count; i++) bytes += (size_t)utf8proc_encode_char(cps[i], out + bytes);
-            sum = crc32(sum, out, (uInt)bytes);
-        }
-        cr_assert_eq((json_int_t)sum, json_integer_value(json_array_get(sums, (size_t)block)), "U+%05X..%05X",
-                     block << 12, (block << 12) + 0xfff);
-    }
-    json_decref(list);
-}
-
 /* --- what it refuses --- */
 
 Test(tokenizer, text_must_be_utf8)
@@ -638,78 +574,4 @@ Test(tokenizer, failed_allocations_are_errors)
         tokenizer_encode(t, "a red balloon <think> e\xcc\x81 and again", 34, &ids, &n, &err), free(ids));
     EACH_ALLOCATION_FAILS(tokenizer_prompt(t, "a cat", 32, padded, &real, &whole, &err), (void)0);
     tokenizer_close(t);
-}
-
-/* --- the JSON walker --- */
-
-Test(tokenizer, walker_reads_strings_as_json_says)
-{
-    static const struct {
-        const char *json, *text; /* text NULL: refused */
-    } cases[] = {
-        {"\"\"", ""},
-        {" \"a\\\"\\\\\\/\\b\\f\\n\\r\\t\"", "a\"\\/\b\f\n\r\t"},
-        {"\"\\u0041\\u00e9\\u20AC\\ud83d\\uDE00\"", "A\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"},
-        {"\"\\ud83d\"", NULL},
-        {"\"\\ud83d\\u0041\"", NULL},
-        {"\"\\ude00\"", NULL},
-        {"\"\\u00g0\"", NULL},
-        {"\"\\u00", NULL},
-        {"\"\\ud83d\\u", NULL},
-        {"\"\\", NULL},
-        {"\"\\x\"", NULL},
-        {"\"a\nb\"", NULL},
-        {"\"abc", NULL},
-        {"\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"", NULL}, /* longer than the buffer */
-        {"abc", NULL},
-        {"", NULL},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const size_t bytes = strlen(cases[i].json);
-        char *copy = malloc(bytes + 1), text[32];
-        struct walker w;
-        size_t n;
-        memcpy(copy, cases[i].json, bytes);
-        walk_over(&w, copy, bytes, "walk");
-        if (cases[i].text) {
-            OK(walk_string(&w, text, sizeof text, &n, &err));
-            cr_assert(n == strlen(cases[i].text) && strcmp(text, cases[i].text) == 0, "%s: %s", cases[i].json,
-                      text);
-            OK(walk_end(&w, &err));
-        } else {
-            FAILS(walk_string(&w, text, sizeof text, &n, &err), KLEIN_E_MODEL_CORRUPT, "walk: JSON: ");
-        }
-        free(copy);
-    }
-}
-
-Test(tokenizer, walker_skips_whole_values)
-{
-    static const char *const values[] = {"1", "\"a,]}\\\"\"", "{\"a\":[1,{\"b\":\"]\"}]}", "[[],[[]]]",
-                                         "null"};
-    char text[512];
-    struct walker w;
-    struct json_slice slice;
-    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
-        int more;
-        snprintf(text, sizeof text, " [ %s , %s]", values[i], values[i]);
-        walk_over(&w, text, strlen(text), "walk");
-        OK(walk_enter(&w, '[', &err));
-        for (int k = 0; k < 2; k++) {
-            OK(walk_next(&w, k, ']', &more, &err));
-            OK(walk_skip(&w, &slice, &err));
-            cr_assert(more && strncmp(slice.at, values[i], strlen(values[i])) == 0);
-            cr_assert(slice.bytes - strlen(values[i]) <= 1);
-        }
-        OK(walk_next(&w, 2, ']', &more, &err));
-        cr_assert(!more);
-        OK(walk_end(&w, &err));
-    }
-    memset(text, '[', 200);
-    walk_over(&w, text, 200, "walk");
-    FAILS(walk_skip(&w, &slice, &err), KLEIN_E_MODEL_CORRUPT, "deep");
-    walk_over(&w, "{\"a\":[1", 7, "walk");
-    FAILS(walk_skip(&w, &slice, &err), KLEIN_E_MODEL_CORRUPT, "the text ends");
-    walk_over(&w, " ,", 2, "walk");
-    FAILS(walk_skip(&w, &slice, &err), KLEIN_E_MODEL_CORRUPT, "value expected");
 }

@@ -85,3 +85,17 @@ struct tensor every_row(struct tensor t, int every)
     t.ld *= every;
     return t;
 }
+
+struct klein *open_tiny(const char *device, enum klein_dtype dtype, int threads, int base)
+{
+    struct klein_error err;
+    struct klein *k;
+    struct klein_open_options o = {.size = sizeof o,
+                                   .model = GOLDEN_MODEL("tiny"),
+                                   .device = test_device(device),
+                                   .dtype = dtype,
+                                   .threads = threads,
+                                   .variant = base ? KLEIN_VARIANT_BASE : KLEIN_VARIANT_AUTO};
+    OK(klein_open(&o, &k, &err));
+    return k;
+}

@@ -4,6 +4,7 @@
 
 #include "support.h"
 
+#include "../../engine/klein.h"
 #include "../../engine/model.h"
 #include "../../weights/safetensors.h"
 
@@ -18,6 +19,9 @@ struct fixture {
 /* `model`: a folder (GOLDEN_MODEL("tiny")); device: "ref", "cpu"; act: dtype of activations. */
 void fixture_open(struct fixture *f, const char *model, const char *device, enum dtype act);
 void fixture_close(struct fixture *f);
+
+/* The golden model "tiny" by the public API, on a device as test_device names it; base: as a base model. */
+struct klein *open_tiny(const char *device, enum klein_dtype dtype, int threads, int base);
 
 /* A contiguous device tensor in the arena with the values of a host f32 tensor. */
 struct tensor fixture_f32(struct fixture *f, struct tensor host);
