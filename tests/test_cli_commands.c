@@ -298,7 +298,7 @@ Test(cli_commands, plan_says_what_a_card_needs)
     json_decref(fp8);
     cr_assert(strstr(OK_RUN("plan", "--gpu", "h100").out, "all fits."));
     cr_assert(strstr(OK_RUN("plan", "--gpu", "4090", "--config", "klein-9b").out, "freed after use."));
-    cr_assert(strstr(OK_RUN("plan", "--gpu", "l4", "--config", "klein-9b", "--size", "3072x2048").out,
+    cr_assert(strstr(OK_RUN("plan", "--gpu", "l4", "--config", "klein-9b", "--size", "3072x2560").out,
                      "does not fit. --precision fp8"));
     SAYS(RUN("plan", "--precision", "fp8", "--dtype", "f32"), 2, "--dtype bf16");
 }
