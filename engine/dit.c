@@ -357,7 +357,7 @@ static void attention(struct run *r, const struct dit_config *d, const struct di
 static struct tensor operand_of(const struct run *r, const struct state *s, struct tensor x, int e4m3,
                                 int groups)
 {
-    if (!(groups ? r->dev->e4m3_groups : r->dev->e4m3) || r->act != DT_BF16 || !e4m3) return x;
+    if (!r->dev->e4m3 || r->act != DT_BF16 || !e4m3) return x;
     x.dtype = DT_F8E4M3;
     x.scale = tensor_at(x, s->room, 0);
     x.ldscale = groups ? s->room : 0;

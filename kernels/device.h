@@ -49,8 +49,7 @@ struct device {
     char description[128]; /* "AMD EPYC, 2 threads, AVX-512 BF16" */
     enum dtype act;        /* fastest activation dtype it supports: what --dtype auto takes */
     int computes;          /* 0: the null device; nothing may read its memory */
-    int e4m3; /* it multiplies e4m3: its ops take and write activations in F8_E4M3 where ops.h allows that, */
-    int e4m3_groups; /* those with scales per TENSOR_GROUP columns too */
+    int e4m3; /* it multiplies e4m3: its ops take and write activations in F8_E4M3 where ops.h allows that */
     int threads;
     size_t memory; /* bytes of its own in all; 0: the host's */
     void (*close)(struct device *dev);

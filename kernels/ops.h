@@ -87,9 +87,8 @@ struct adaln_args {
  * e4m3 takes BF16 x then and quantises it in the same way, each row by itself (scale = largest magnitude /
  * 448), and y is of the products of what these two stand for; the others multiply x by what the weights
  * stand for, rounded to act as ever. On a device with `e4m3` x may come quantised already (F8_E4M3 with scales;
- * adaln writes that): act is BF16 then, and products are exactly of what x and the weights stand for. On one
- * with `e4m3_groups` x may have its scales per TENSOR_GROUP columns, and with such weights every result but that
- * of SILU may be quantised so, from f32: y, qkv.q, k, v, mlp (one ldscale); others are BF16 beside it. The residual is then BF16
+ * adaln writes that): act is BF16 then, and products are exactly of what x and the weights stand for. x may have its
+ * scales per TENSOR_GROUP columns too, and with such weights every result but that of SILU may be quantised so, from f32: y, qkv.q, k, v, mlp (one ldscale); others are BF16 beside it. The residual is then BF16
  * and not y; q, k, v have heads of TENSOR_GROUP and stay on this device. */
 enum linear_epilogue { LINEAR_PLAIN, LINEAR_SILU, LINEAR_RESIDUAL, LINEAR_SWIGLU, LINEAR_QKV };
 enum rope_pairs { ROPE_INTERLEAVED, ROPE_HALF };
@@ -120,7 +119,7 @@ struct linear_args {
  * causal: query i sees keys <= i (then nq == nk); with keys a query i >= keys sees keys < keys. Scores and
  * softmax are f32 and are never stored whole (memory is O(nq * hd), not O(nq * nk)); probabilities may be
  * rounded to act before the second product. o may not overlap. o may also be F8_E4M3 with scales per
- * TENSOR_GROUP columns (the rest BF16, head_dim TENSOR_GROUP, on devices with `e4m3_groups`).
+ * TENSOR_GROUP columns (the rest BF16, head_dim TENSOR_GROUP, on devices with `e4m3`).
  * to.size: o is act [own rows, size * heads * hd], and what is made here goes to the columns from
  * rank * heads * hd. Queries may be fewer than all devices' rows: place names their rows of o. */
 struct attention_args {

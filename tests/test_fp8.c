@@ -122,7 +122,7 @@ static void one_step(const struct model_config *config, const char *device, enum
 
 Test(fp8, blocks_of_real_width)
 {
-    /* Where sums may be cut and go over all of k they are: up to 12288. */
+    /* Where sums may be cut and go over all of k they are: where x has scales per row. */
     static const char *const chips[] = {"soft sm_89 quick truncating", "soft sm_90a quick"};
     struct model_config c = wide_config();
     struct taps bf16 = {.n = 0};
@@ -197,7 +197,7 @@ Test(fp8, first_velocity_with_truncated_sums)
     check_velocity("soft sm_90a truncating", 1);
 }
 
-/* Ada is said to cut them, too, and gemm_sm89 begins no new sum before the end of k. */
+/* Ada is said to cut them, too, and where x has scales per row gemm_sm89 begins no new sum before the end of k. */
 Test(fp8, first_velocity_with_truncated_sums_sm_89)
 {
     check_velocity("soft sm_89 truncating", 1);

@@ -333,9 +333,9 @@ static struct tensor read_groups(struct bench *b, struct tensor d)
 
 /* SwiGLU to e4m3, its product with a residual; attention to e4m3: by what ref makes of the same without quantising. 16 numbers per
  * power of two are at most 1/32 apart from what they stand for, 1/50 on average. Returns a hash of all bytes. */
-static uint64_t check_groups(const char *seed, const char *async)
+static uint64_t check_groups(const char *chip, const char *seed, const char *async)
 {
-    struct bench b = bench_open("sm_90a", seed, async);
+    struct bench b = bench_open(chip, seed, async);
     softgpu_reset_counters();
     struct linear_args up = {.split = 22, .epilogue = LINEAR_SWIGLU}, down = {.epilogue = LINEAR_RESIDUAL};
     struct linear_args up_host = up, down_host = down;
@@ -386,37 +386,48 @@ static uint64_t check_groups(const char *seed, const char *async)
     return hash;
 }
 
+static uint64_t check_groups_in_every_order(const char *chip)
+{
+    const uint64_t first = check_groups(chip, "0", "late");
+    if (SANITIZED) return first; /* one order: slow */
+    cr_assert(check_groups(chip, "5", "random") == first);
+    cr_assert(check_groups(chip, "9", "now") == first);
+    return first;
+}
+
 Test(fp8_linear, groups_sm_90a)
 {
-    const uint64_t first = check_groups("0", "late");
-    if (SANITIZED) return; /* one order: slow */
-    cr_assert(check_groups("5", "random") == first);
-    cr_assert(check_groups("9", "now") == first);
+    check_groups_in_every_order("sm_90a");
+}
+
+/* Other tiles on a chip without the instruction, the same sums. */
+Test(fp8_linear, groups_sm_89)
+{
+    cr_assert(check_groups_in_every_order("sm_89") == check_groups("sm_100a", "3", "random"));
 }
 
 /* ---- results of every kind with scales per 128 columns -------------------------------------------------------------------- */
 
+/* Kernels by what they have, on Hopper and on chips with mma.sync. */
+enum tiles { LINEAR_TILES, GROUP_TILES, QKV_TILES };
+static const char *const kernels_of[2][3][2] = {
+    {{"gemm_to_e4m3_sm90_linear_128x128", "gemm_to_e4m3_sm90_linear_128x256"},
+     {"gemm_to_e4m3_sm90_linear_groups_128x128"},
+     {"gemm_to_e4m3_sm90_qkv_128x256"}},
+    {{"gemm_to_e4m3_sm89_linear_128x128_s3"},
+     {"gemm_to_e4m3_sm89_linear_groups_128x128_s3"},
+     {"gemm_to_e4m3_sm89_qkv_64x256_s2"}}};
+
 /* What a product has. Each of its kernels computes it, and then the one that the rule picks. */
 struct to_e4m3 {
-    const char *name, *kernels[2];
+    const char *name;
+    enum tiles tiles;
     enum linear_epilogue epilogue;
     enum rope_pairs pairs;
     int m, split, cols, k; /* cols: of y, or of mlp */
     int heads, kv_heads, parts;
     int bias, gate, x_groups, mlp_e4m3, v_bf16;
 };
-#define LINEAR_TILES                                                                                         \
-    {                                                                                                        \
-        "gemm_to_e4m3_sm90_linear_128x128", "gemm_to_e4m3_sm90_linear_128x256"                               \
-    }
-#define GROUP_TILES                                                                                          \
-    {                                                                                                        \
-        "gemm_to_e4m3_sm90_linear_groups_128x128"                                                            \
-    }
-#define QKV_TILES                                                                                            \
-    {                                                                                                        \
-        "gemm_to_e4m3_sm90_qkv_128x256"                                                                      \
-    }
 static const struct to_e4m3 to_e4m3[] = {
     {"one row", LINEAR_TILES, LINEAR_PLAIN, .m = 1, .cols = 128, .k = 208, .parts = 1},
     {"plain, bias, split", LINEAR_TILES, LINEAR_PLAIN, .m = 149, .split = 60, .cols = 400, .k = 144,
@@ -574,6 +585,7 @@ static uint64_t hash_of_results(struct bench *b, struct linear_args *a, const st
  * average. */
 static uint64_t check_to_e4m3(struct bench *b, const struct to_e4m3 *f)
 {
+    const char *const *kernels = kernels_of[gpu_of(b->dev)->arch != 90][f->tiles];
     struct linear_args a[CALLS];
     const int outputs = make_calls(b, f, a);
     uint64_t hash = 0;
@@ -591,12 +603,12 @@ static uint64_t check_to_e4m3(struct bench *b, const struct to_e4m3 *f)
     OK(ops_check_linear(&a[1], NULL, &err));
     OK(b->ref->ops->linear(b->ref, &a[1], &err));
     OK(b->ref->ops->linear(b->ref, &a[2], &err));
-    for (int k = 0; k < 2 && f->kernels[k]; k++) {
-        setenv("KLEIN_GEMM", f->kernels[k], 1);
+    for (int k = 0; k < 2 && kernels[k]; k++) {
+        setenv("KLEIN_GEMM", kernels[k], 1);
         OK(b->dev->ops->linear(b->dev, &a[0], &err));
         unsetenv("KLEIN_GEMM");
         const uint64_t of_kernel = hash_of_results(b, &a[0], f, outputs);
-        cr_assert(!k || of_kernel == hash, "%s: %s gives other bytes", f->name, f->kernels[k]);
+        cr_assert(!k || of_kernel == hash, "%s: %s gives other bytes", f->name, kernels[k]);
         hash = of_kernel;
     }
     OK(b->dev->ops->linear(b->dev, &a[0], &err));
@@ -613,10 +625,11 @@ static uint64_t check_to_e4m3(struct bench *b, const struct to_e4m3 *f)
     return hash;
 }
 
-static uint64_t check_all_to_e4m3(const char *seed, const char *async, const char *multiprocessors)
+static uint64_t check_all_to_e4m3(const char *chip, const char *seed, const char *async,
+                                  const char *multiprocessors)
 {
     setenv("KLEIN_SOFT_SMS", multiprocessors, 1);
-    struct bench b = bench_open("sm_90a", seed, async);
+    struct bench b = bench_open(chip, seed, async);
     struct softgpu_counters cost;
     uint64_t hash = 0;
     softgpu_reset_counters();
@@ -630,10 +643,17 @@ static uint64_t check_all_to_e4m3(const char *seed, const char *async, const cha
 
 Test(fp8_linear, results_sm_90a)
 {
-    const uint64_t first = check_all_to_e4m3("0", "late", "132");
-    cr_assert(check_all_to_e4m3("5", "random", "2") == first); /* blocks make several tiles */
-    cr_assert(check_all_to_e4m3("9", "now", "1") == first);
-    cr_assert(check_all_to_e4m3("2", "late", "1") == first);
+    const uint64_t first = check_all_to_e4m3("sm_90a", "0", "late", "132");
+    cr_assert(check_all_to_e4m3("sm_90a", "5", "random", "2") == first); /* blocks make several tiles */
+    cr_assert(check_all_to_e4m3("sm_90a", "9", "now", "1") == first);
+    cr_assert(check_all_to_e4m3("sm_90a", "2", "late", "1") == first);
+}
+
+Test(fp8_linear, results_sm_89)
+{
+    const uint64_t first = check_all_to_e4m3("sm_89", "0", "late", "128");
+    cr_assert(check_all_to_e4m3("sm_120a", "5", "random", "2") == first);
+    cr_assert(check_all_to_e4m3("sm_89", "9", "now", "1") == first);
 }
 
 /* x that comes in BF16 is quantised first, in bands of rows if there is little scratch memory: the same bytes. */
@@ -662,10 +682,10 @@ Test(fp8_linear, results_of_bf16)
     bench_close(&b);
 }
 
-/* What no kernel makes in e4m3. */
-Test(fp8_linear, results_refused)
+/* What no kernel makes in e4m3; kernels: a linear and a qkv one for other results. */
+static void check_results_refused(const char *chip, const char *kernels)
 {
-    struct bench b = bench_open("sm_90a", "0", "late");
+    struct bench b = bench_open(chip, "0", "late");
     struct linear_args plain, qkv, a, h;
     struct tensor x, wide = groups_on_device(&b, 2 * HD);
     struct gpu *g = gpu_of(b.dev);
@@ -692,7 +712,7 @@ Test(fp8_linear, results_refused)
     OK(ops_check_linear(&a, NULL, &err));
     FAILS(linear_launch(g, &a, on_device(&b, tensor_of(NULL, DT_U8, 1024, 1024)).ptr, 1 << 20, &err),
           KLEIN_E_UNSUPPORTED, "need weights in F8_E4M3");
-    setenv("KLEIN_GEMM", "gemm_linear_e4m3_sm90_128x256,gemm_qkv_e4m3_sm90_128x256", 1);
+    setenv("KLEIN_GEMM", kernels, 1);
     FAILS(linear_launch(g, &plain, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "plain results in F8_E4M3");
     FAILS(linear_launch(g, &qkv, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "QKV or SWIGLU results in F8_E4M3");
     unsetenv("KLEIN_GEMM");
@@ -702,34 +722,15 @@ Test(fp8_linear, results_refused)
     FAILS(linear_launch(g, &a, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "do not go to other devices");
     a = qkv, a.qkv.q.dtype = DT_F32;
     FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "BF16 beside F32");
+    a = plain, a.x.ldscale = M - 1;
+    FAILS(ops_check_linear(&a, NULL, &err), KLEIN_E_INTERNAL, "a->x.ldscale >= a->x.rows");
     bench_close(&b);
 }
 
-/* Where no kernel can, nothing takes its place. */
-Test(fp8_linear, groups_refused)
+Test(fp8_linear, results_refused)
 {
-    struct bench b = bench_open("sm_89", "0", "late");
-    struct linear_args d, h;
-    struct tensor x;
-    cr_assert(b.dev->e4m3 && !b.dev->e4m3_groups);
-    make_call(&b, &forms[0], &d, &h, &x);
-    d.x = x, d.x.ldscale = M;
-    FAILS(linear_launch(gpu_of(b.dev), &d, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "of scales per 128 columns");
-    d.x.ldscale = M - 1;
-    FAILS(ops_check_linear(&d, NULL, &err), KLEIN_E_INTERNAL, "a->x.ldscale >= a->x.rows");
-    make_call(&b, &forms[4], &d, &h, &x);
-    d.y.cols -= 8, d.y.dtype = DT_F8E4M3, d.y.ld = 128;
-    FAILS(linear_launch(gpu_of(b.dev), &d, on_device(&b, tensor_of(NULL, DT_U8, M, K + 4)).ptr, M * (K + 4),
-                        &err),
-          KLEIN_E_UNSUPPORTED, "results in F8_E4M3");
-    FAILS(ops_check_linear(&d, NULL, &err), KLEIN_E_INTERNAL, "operand y is");
-    make_call(&b, &forms[2], &d, &h, &x);
-    d.x = x, d.y = groups_on_device(&b, HD), d.split = 0, d.group[0].w.part[0].rows = d.residual.cols = HD;
-    FAILS(linear_launch(gpu_of(b.dev), &d, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "plain results in F8_E4M3");
-    make_call(&b, &forms[6], &d, &h, &x);
-    d.x = x, d.qkv.q = groups_on_device(&b, 2 * HD);
-    FAILS(linear_launch(gpu_of(b.dev), &d, NULL, 0, &err), KLEIN_E_UNSUPPORTED, "SWIGLU results in F8_E4M3");
-    bench_close(&b);
+    check_results_refused("sm_90a", "gemm_linear_e4m3_sm90_128x256,gemm_qkv_e4m3_sm90_128x256");
+    check_results_refused("sm_89", "gemm_sm89_linear_128x128_s3,gemm_sm89_qkv_128x256_s2");
 }
 
 /* A host device multiplies x as it is by what the weights stand for. */

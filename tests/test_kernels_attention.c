@@ -43,7 +43,7 @@ static struct gpu_device *open_chip(const char *arch, uint64_t seed, enum softgp
 /* The chip to run a kernel on. */
 static const char *arch_of(const char *kernel)
 {
-    return strstr(kernel, "sm90") ? "sm_90a" : "sm_80";
+    return strstr(kernel, "sm90") ? "sm_90a" : strstr(kernel, "sm89") ? "sm_89" : "sm_80";
 }
 
 static int is_test_case(const struct op_case *c)
@@ -53,11 +53,11 @@ static int is_test_case(const struct op_case *c)
 
 /* ---- every case ------------------------------------------------------------------------------------------------------- */
 
-/* What asks for a result in e4m3 has it on sm_90a, and there alone. */
+/* What asks for a result in e4m3 has it where there is e4m3. */
 static void check_case(const struct op_case *c, enum dtype act, const char *arch, struct gpu_device *d)
 {
     op_case_check(c, act, &d->base);
-    cr_assert(o_was_e4m3 == (c->options & Y_E4M3 && act == DT_BF16 && !strcmp(arch, "sm_90a")),
+    cr_assert(o_was_e4m3 == (c->options & Y_E4M3 && act == DT_BF16 && strcmp(arch, "sm_80")),
               "%s on %s: o was%s in F8_E4M3", c->name, arch, o_was_e4m3 ? "" : " not");
 }
 
@@ -113,7 +113,7 @@ static void check_forced(const char *kernel, uint64_t seed, enum softgpu_async a
         e4m3 += o_was_e4m3;
     }
     cr_assert(taken >= at_least, "%s took %d cases", kernel, taken);
-    cr_assert(e4m3 >= (strstr(kernel, "sm90") ? 2 : 0), "%s wrote e4m3 in %d cases", kernel, e4m3);
+    cr_assert(e4m3 >= (strcmp(arch_of(kernel), "sm_80") ? 2 : 0), "%s wrote e4m3 in %d cases", kernel, e4m3);
     device_close(&d->base);
 }
 
@@ -130,6 +130,17 @@ Test(kernels_attention, large_tiles_in_another_order)
 Test(kernels_attention, small_tiles)
 {
     check_forced("attention_sm80_64x64", 2, SOFTGPU_LATE, 10);
+}
+
+/* The cases whose result is in e4m3. */
+Test(kernels_attention, to_e4m3)
+{
+    static const char *const kernels[] = {"attention_e4m3_sm89_128x48", "attention_e4m3_sm89_64x64"};
+    for (int i = 0; i < 2; i++) {
+        check_forced(kernels[i], 3, SOFTGPU_LATE, 4);
+        check_forced(kernels[i], 12, SOFTGPU_RANDOM, 4);
+        check_forced(kernels[i], 27, SOFTGPU_NOW, 4);
+    }
 }
 
 Test(kernels_attention, one_warpgroup)
@@ -288,6 +299,8 @@ Test(kernels_attention, same_bytes_in_every_order)
         const char *kernel, *name;
     } runs[] = {{"attention_sm80_128x48", "causal, a tile and one"},
                 {"attention_sm80_64x64", "causal, a tile and one"},
+                {"attention_e4m3_sm89_128x48", "to e4m3, causal, gqa, key length"},
+                {"attention_e4m3_sm89_64x64", "to e4m3, causal, gqa, key length"},
                 {"attention_sm90_64x128", "causal, two tiles and one"},
                 {"attention_sm90_64x128", "many tiles of keys"},
                 {"attention_sm90_128x128", "causal, two tiles and one"},
@@ -482,6 +495,9 @@ Test(kernels_attention, pick)
         {{80, 108, DT_BF16, 2, 35, 35, 22, 1, 0}, "attention_simple_bf16"},
         {{90, 132, DT_BF16, 24, 4608, 4608, 128, 1, 1}, "attention_sm90_128x128"},
         {{90, 132, DT_BF16, 24, 704, 704, 128, 1, 1}, "attention_sm90_64x128"},
+        {{89, 128, DT_BF16, 24, 4608, 4608, 128, 1, 1}, "attention_e4m3_sm89_64x64"},
+        {{120, 170, DT_BF16, 24, 4608, 4608, 128, 1, 1}, "attention_e4m3_sm89_64x64"},
+        {{100, 148, DT_BF16, 24, 4608, 4608, 128, 1, 1}, "attention_e4m3_sm89_128x48"},
         {{90, 132, DT_F32, 24, 4608, 4608, 128, 1, 0}, "attention_simple_f32"},
     };
     for (size_t i = 0; i < sizeof picks / sizeof *picks; i++) {
@@ -491,7 +507,7 @@ Test(kernels_attention, pick)
     }
     const struct attention_variant *v;
     OK(attention_pick(&picks[0].shape, "attention_sm80_64x64", &v, &err));
-    cr_assert(v == attention_variant(3) && attention_variant(-1) == NULL && attention_variant(7) == NULL);
+    cr_assert(v == attention_variant(3) && attention_variant(-1) == NULL && attention_variant(9) == NULL);
     cr_assert(attention_blocks(v, &picks[0].shape) == 72);
     static const struct {
         int heads, queries, whole, halves;
@@ -512,7 +528,7 @@ Test(kernels_attention, pick)
     FAILS(attention_pick(&(struct attention_shape){80, 108, DT_BF16, 1, 9, 9, 576, 1, 0}, NULL, &v, &err),
           KLEIN_E_UNSUPPORTED, "heads of 576");
     FAILS(
-        attention_pick(&(struct attention_shape){89, 128, DT_BF16, 24, 256, 256, 128, 1, 1}, NULL, &v, &err),
+        attention_pick(&(struct attention_shape){86, 128, DT_BF16, 24, 256, 256, 128, 1, 1}, NULL, &v, &err),
         KLEIN_E_UNSUPPORTED, "BF16 to F8_E4M3");
 }
 

@@ -63,8 +63,10 @@ static void cut_weight(const struct linear_args *a, struct weight *w)
 {
     if (w->parts != 1) return;
     const struct tensor all = w->part[0];
-    const int q = a->qkv.q.cols, kv = a->qkv.k.cols, half = all.rows / 16 * 8;
+    const int piece = a->y.ldscale && a->epilogue != LINEAR_SWIGLU ? TENSOR_GROUP : 8; /* is not cut */
+    const int q = a->qkv.q.cols, kv = a->qkv.k.cols, half = all.rows / (2 * piece) * piece;
     const int qkv[] = {0, q, q + kv, q + 2 * kv, all.rows}, halves[] = {0, half, all.rows};
+    if (a->epilogue != LINEAR_QKV && !half) return;
     const int *edges = a->epilogue == LINEAR_QKV ? qkv : halves;
     w->parts = a->epilogue == LINEAR_QKV ? 3 + (a->qkv.mlp.ptr != NULL) : 2;
     for (int i = 0; i < w->parts; i++) w->part[i] = tensor_rows(all, edges[i], edges[i + 1] - edges[i]);
@@ -122,13 +124,10 @@ static const struct op_case *case_named(const char *name)
 
 /* ---- every case ------------------------------------------------------------------------------------------------------- */
 
-/* Whether x of case c should be in e4m3 on that chip: with scales per 128 columns on sm_90a alone. */
+/* Whether x of case c should be in e4m3 on that chip. */
 static int wants_e4m3(const struct op_case *c, enum dtype act, const char *arch)
 {
-    const int ada = !strcmp(arch, "sm_89") || !strcmp(arch, "sm_100a") || !strcmp(arch, "sm_120a"),
-              hopper = !strcmp(arch, "sm_90a");
-    return act == DT_BF16 && c->options & X_E4M3 &&
-           (hopper || (ada && !(c->options & (X_GROUPS | Y_E4M3 | QKV_E4M3))));
+    return act == DT_BF16 && c->options & X_E4M3 && strcmp(arch, "sm_80") && strcmp(arch, "sm_86");
 }
 
 static void check_case(const struct op_case *c, enum dtype act, const char *arch, struct gpu_device *d)
@@ -152,7 +151,7 @@ static int check_cases(const char *arch, enum dtype act, uint64_t seed, enum sof
     return matrix;
 }
 
-/* Most of the aligned cases and some of the others; of them in e4m3, and where scales per 128 columns are not known. */
+/* Most of the aligned cases and some of the others; of them in e4m3 with scales per row. */
 enum { MATRIX_CASES = 20, E4M3_CASES = 4 };
 
 Test(kernels_linear, cases_sm80)
@@ -273,18 +272,31 @@ Test(kernels_linear, e4m3_tiles)
                  E4M3_CASES, 1);
 }
 
+/* Scales per 128 columns, and SwiGLU to e4m3. Each of linear has the cases of scales per 128 columns, each of qkv those of heads and SwiGLU. */
+Test(kernels_linear, e4m3_groups_and_wide_tiles)
+{
+    static const enum softgpu_async orders[] = {SOFTGPU_LATE, SOFTGPU_RANDOM, SOFTGPU_NOW};
+    static const char *const chips[] = {"sm_89", "sm_120a", "sm_89"};
+    for (uint64_t i = 0; i < 3; i++) {
+        check_forced("gemm_sm89_linear_groups_128x128_s3", chips[i], 5 * i, orders[i], 5, 1);
+        check_forced("gemm_sm89_linear_groups_64x128_s2", chips[i], 7 * i, orders[i], 5, 1);
+        check_forced("gemm_sm89_qkv_128x256_s2", chips[i], 11 * i, orders[i], 7, 1);
+        check_forced("gemm_sm89_qkv_64x256_s2", i ? chips[i] : "sm_100a", 13 * i, orders[i], 7, 1);
+    }
+}
+
 /* Scales per row, and per 128 columns; results in e4m3 are one variant's. */
 Test(kernels_linear, e4m3_wgmma_tiles)
 {
     static const enum softgpu_async orders[] = {SOFTGPU_LATE, SOFTGPU_RANDOM, SOFTGPU_NOW};
     for (uint64_t i = 0; i < 3; i++) {
         check_forced("gemm_linear_e4m3_sm90_128x256,gemm_qkv_e4m3_sm90_128x256", "sm_90a", 5 * i, orders[i],
-                     E4M3_CASES + 2, 1);
+                     E4M3_CASES + 4, 1);
         check_forced("gemm_linear_e4m3_sm90_128x128,gemm_qkv_e4m3_sm90_128x128", "sm_90a", 7 * i, orders[i],
                      E4M3_CASES, 1);
-        check_forced("gemm_linear_e4m3_groups_sm90_128x192", "sm_90a", 11 * i, orders[i], 2, 1);
-        check_forced("gemm_linear_e4m3_groups_sm90_128x144", "sm_90a", 13 * i, orders[i], 2, 1);
-        check_forced("gemm_linear_e4m3_groups_sm90_128x128", "sm_90a", 17 * i, orders[i], 2, 1);
+        check_forced("gemm_linear_e4m3_groups_sm90_128x192", "sm_90a", 11 * i, orders[i], 5, 1);
+        check_forced("gemm_linear_e4m3_groups_sm90_128x144", "sm_90a", 13 * i, orders[i], 5, 1);
+        check_forced("gemm_linear_e4m3_groups_sm90_128x128", "sm_90a", 17 * i, orders[i], 5, 1);
     }
 }
 
@@ -703,6 +715,7 @@ Test(kernels_linear, e4m3_large_tiles)
 Test(kernels_linear, e4m3_small_tiles)
 {
     check_e4m3_in_every_order("gemm_sm89_linear_64x128_s2,gemm_sm89_qkv_64x128_s2");
+    check_e4m3_in_every_order("gemm_sm89_linear_64x128_s2,gemm_sm89_qkv_64x256_s2");
 }
 
 Test(kernels_linear, quantised_rows)
@@ -802,6 +815,27 @@ Test(kernels_linear, pick)
         cr_expect(!strcmp(v->name, to_e4m3[i].name), "to e4m3, row %zu: %s", i, v->name);
     }
     FAILS(gemm_pick(&s, "gemm_to_e4m3_sm90_qkv_128x256", &v, &err), KLEIN_E_UNSUPPORTED, "takes F8_E4M3");
+    static const struct {
+        int arch, multiprocessors, kinds, e4m3_y, groups, rows, w_rows;
+        const char *name;
+    } by_mma[] = {
+        {89, 128, GEMM_QKV, SWIGLU, 0, 4608, 27648, "gemm_sm89_qkv_128x256_s2"},
+        {120, 170, GEMM_QKV, SWIGLU, 0, 4608, 18432, "gemm_sm89_qkv_128x256_s2"},
+        {100, 148, GEMM_QKV, SWIGLU, 0, 4608, 27648, "gemm_sm89_qkv_64x256_s2"}, /* has no other */
+        {89, 128, GEMM_QKV, SWIGLU, 0, 64, 18432, "gemm_sm89_qkv_64x256_s2"},
+        {89, 128, GEMM_QKV, 0, 0, 512, 6144, "gemm_sm89_qkv_64x128_s2"},
+        {89, 128, 1 << LINEAR_SEGMENT_RESIDUAL, 0, 1, 4608, 3072, "gemm_sm89_linear_groups_128x128_s3"},
+        {100, 148, 1 << LINEAR_SEGMENT_RESIDUAL, 0, 1, 256, 3072, "gemm_sm89_linear_groups_64x128_s2"},
+        {120, 170, PLAIN, PLAIN, 1, 512, 3072, "gemm_to_e4m3_sm89_linear_groups_128x128_s3"},
+        {89, 128, GEMM_QKV, GEMM_QKV, 0, 4608, 3072, "gemm_to_e4m3_sm89_qkv_64x256_s2"}};
+    for (size_t i = 0; i < sizeof by_mma / sizeof *by_mma; i++) {
+        s = shape_of(by_mma[i].arch, by_mma[i].multiprocessors, 101376, by_mma[i].kinds, by_mma[i].rows, 0,
+                     by_mma[i].w_rows);
+        s.type = DT_F8E4M3, s.groups = by_mma[i].groups, s.e4m3_y = by_mma[i].e4m3_y;
+        OK(gemm_pick(&s, NULL, &v, &err));
+        cr_expect(!strcmp(v->name, by_mma[i].name), "by mma.sync, row %zu: %s", i, v->name);
+    }
+    s = shape_of(90, 132, 232448, GEMM_QKV, 512, 0, 3072);
     s.type = DT_BF16, s.e4m3_y = PLAIN;
     FAILS(gemm_pick(&s, NULL, &v, &err), KLEIN_E_UNSUPPORTED, "results in F8_E4M3 on sm_90");
     s = shape_of(80, 108, 166912, GEMM_QKV, 130, 65, 300);

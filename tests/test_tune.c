@@ -501,10 +501,10 @@ Test(tune, shares_are_measured)
     cr_assert(strstr(OK_RUN(TUNE, "--gpus", "2", "--list").out, "shares of 2 GPUs"));
 }
 
-/* In FP8 on Hopper: what attention and SwiGLU write in e4m3, with scales per 128 columns, and what multiplies it. */
-Test(tune, e4m3_by_groups, .disabled = SANITIZED)
+/* In FP8: what attention and SwiGLU write in e4m3, with scales per 128 columns, and what multiplies it. */
+static void check_groups(const char *chip, size_t kernels)
 {
-    setenv("KLEIN_SOFT", "sm_90a", 1);
+    setenv("KLEIN_SOFT", chip, 1);
     json_t *result = program_json(OK_RUN("tune", "--config", "tiny", "--size", "32x32", "-s", "1", "--device",
                                          "soft", "--precision", "fp8", "--only", "F8_E4M3 by 128", "--json"));
     json_t *s;
@@ -515,11 +515,17 @@ Test(tune, e4m3_by_groups, .disabled = SANITIZED)
         if (!strstr(json_string_value(json_object_get(s, "shape")), "F8_E4M3 by 128")) continue;
         const char *kernel = json_string_value(json_object_get(s, "kernel"));
         cr_assert(json_is_true(json_object_get(s, "measured")) &&
-                      json_array_size(json_object_get(s, "candidates")) == 3 &&
-                      strstr(kernel, "gemm_linear_e4m3_groups_sm90_"),
+                      json_array_size(json_object_get(s, "candidates")) == kernels &&
+                      strstr(kernel, "_groups_"),
                   "%s", kernel);
         n++;
     }
     cr_assert_eq(n, 4); /* proj, mlp2, lin2, and lin2 of the target's rows in the last block */
     json_decref(result);
+}
+
+Test(tune, e4m3_by_groups, .disabled = SANITIZED)
+{
+    check_groups("sm_90a", 5); /* three by wgmma, two by mma.sync */
+    check_groups("sm_89", 2);
 }

@@ -124,6 +124,8 @@ enum klein_status attention_launch(struct gpu *g, const struct attention_args *a
     if (v->maps) return launch_with_maps(g, v, &shape, a, err);
     const struct flash_args args = {
         .o = made_of(a).ptr,
+        .o_scale = made_of(a).scale,
+        .ldo_scale = a->o.ldscale,
         .q = a->q.ptr,
         .k = a->k.ptr,
         .v = a->v.ptr,

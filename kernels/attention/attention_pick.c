@@ -6,13 +6,26 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SM90_128X128, SM90_64X128, SM80_128X48, SM80_64X64, WIDE_SM80, SIMPLE_BF16, SIMPLE_F32, VARIANTS };
+enum {
+    SM90_128X128,
+    SM90_64X128,
+    SM80_128X48,
+    SM80_64X64,
+    E4M3_SM89_128X48,
+    E4M3_SM89_64X64,
+    WIDE_SM80,
+    SIMPLE_BF16,
+    SIMPLE_F32,
+    VARIANTS
+};
 
 static const struct attention_variant variants[VARIANTS] = {
     {"attention_sm90_128x128", 128, ATTENTION_SM90_128X128_THREADS, ATTENTION_SM90_128X128_SHARED, 1, 1},
     {"attention_sm90_64x128", 64, ATTENTION_SM90_64X128_THREADS, ATTENTION_SM90_64X128_SHARED, 1, 0},
     {"attention_sm80_128x48", 128, ATTENTION_SM80_THREADS, ATTENTION_SM80_128X48_SHARED, 0, 0},
     {"attention_sm80_64x64", 64, ATTENTION_SM80_THREADS, ATTENTION_SM80_64X64_SHARED, 0, 0},
+    {"attention_e4m3_sm89_128x48", 128, ATTENTION_SM80_THREADS, ATTENTION_SM80_128X48_SHARED, 0, 0},
+    {"attention_e4m3_sm89_64x64", 64, ATTENTION_SM80_THREADS, ATTENTION_SM80_64X64_SHARED, 0, 0},
     {"attention_wide_sm80", 64, ATTENTION_WIDE_SM80_THREADS, ATTENTION_WIDE_SM80_SHARED, 0, 0},
     {"attention_simple_bf16", ATTENTION_SIMPLE_THREADS / 32, ATTENTION_SIMPLE_THREADS,
      ATTENTION_SIMPLE_SHARED, 0, 0},
@@ -39,8 +52,9 @@ struct attention_cut attention_cut(const struct attention_variant *v, const stru
 
 int attention_takes(const struct attention_variant *v, const struct attention_shape *s)
 {
-    const int bf16 = s->act == DT_BF16, matrix = bf16 && s->aligned && s->arch >= 80;
-    if (s->e4m3 && !v->maps) return 0;
+    const int bf16 = s->act == DT_BF16, matrix = bf16 && s->aligned && s->arch >= 80,
+              to_e4m3 = v == &variants[E4M3_SM89_128X48] || v == &variants[E4M3_SM89_64X64];
+    if (s->e4m3 != to_e4m3 && !v->maps) return 0; /* those of sm_90 write both */
     switch (v - variants) {
     case SM90_128X128:
     case SM90_64X128:
@@ -49,6 +63,9 @@ int attention_takes(const struct attention_variant *v, const struct attention_sh
     case SM80_128X48:
     case SM80_64X64:
         return matrix && s->head_dim == 128;
+    case E4M3_SM89_128X48:
+    case E4M3_SM89_64X64:
+        return matrix && s->head_dim == 128 && s->arch >= 89;
     case WIDE_SM80:
         return matrix && s->head_dim % 64 == 0 && s->head_dim <= ATTENTION_WIDTH_MAX;
     case SIMPLE_BF16:
@@ -121,8 +138,12 @@ enum klein_status attention_pick(const struct attention_shape *s, const char *fo
         *out = v;
         return KLEIN_OK;
     }
+    const int large = prefers_large_tiles(s);
     const int by_speed[] = {prefers_one_warpgroup(s) ? SM90_64X128 : SM90_128X128,
-                            prefers_large_tiles(s) ? SM80_128X48 : SM80_64X64, WIDE_SM80, SIMPLE_BF16,
+                            large ? SM80_128X48 : SM80_64X64,
+                            large ? E4M3_SM89_128X48 : E4M3_SM89_64X64,
+                            WIDE_SM80,
+                            SIMPLE_BF16,
                             SIMPLE_F32};
     for (size_t i = 0; i < sizeof by_speed / sizeof *by_speed; i++)
         if (attention_takes(&variants[by_speed[i]], s)) {
@@ -140,8 +161,9 @@ const struct attention_variant *attention_named(const struct attention_shape *s,
 
 void attention_key(const struct attention_shape *s, char out[TUNED_KEY])
 {
-    snprintf(out, TUNED_KEY, "attention %s %d queries, %d keys, %d heads of %d%s", dtype_name(s->act),
-             s->queries, s->keys, s->heads, s->head_dim, s->aligned ? "" : ", unaligned");
+    snprintf(out, TUNED_KEY, "attention %s %d queries, %d keys, %d heads of %d%s%s", dtype_name(s->act),
+             s->queries, s->keys, s->heads, s->head_dim, s->aligned ? "" : ", unaligned",
+             s->e4m3 ? ", to e4m3" : "");
 }
 
 void attention_reason(const struct attention_shape *s, const struct attention_variant *v, char *out,
@@ -157,11 +179,13 @@ void attention_reason(const struct attention_shape *s, const struct attention_va
                  s->multiprocessors);
         break;
     case SM80_128X48:
+    case E4M3_SM89_128X48:
         snprintf(out, size,
                  "the tensor cores of sm_%d outrun reads of 16 rows per warp, and the blocks suffice",
                  s->arch);
         break;
     case SM80_64X64:
+    case E4M3_SM89_64X64:
         snprintf(out, size, "large tiles would not pay on sm_%d, or leave multiprocessors idle", s->arch);
         break;
     default:

@@ -150,9 +150,9 @@ struct maker {
     struct klein_error *err; /* sticky: no memory for an operand */
 };
 
-static int takes_e4m3(const struct maker *m, int groups)
+static int takes_e4m3(const struct maker *m)
 {
-    return m->act == DT_BF16 && (groups ? m->call->dev->e4m3_groups : m->call->dev->e4m3);
+    return m->act == DT_BF16 && m->call->dev->e4m3;
 }
 
 /* Adds an operand; returns its index. Its values are exact in `exact`. */
@@ -246,7 +246,7 @@ static void add_y(struct maker *m, struct tensor *slot, int rows, int cols, int 
 /* The output of the last add_y in e4m3, if the case has the option. */
 static void quantise_y(struct maker *m, struct tensor *slot, enum op_option option, int groups)
 {
-    if (!(m->call->c->options & option) || !takes_e4m3(m, groups)) return;
+    if (!(m->call->c->options & option) || !takes_e4m3(m)) return;
     slot->dtype = DT_F8E4M3;
     slot->ldscale = groups ? slot->rows : 0;
 }
@@ -278,7 +278,7 @@ static void make_linear(struct maker *m, const struct op_case *c, struct linear_
     a->epilogue = c->epilogue;
     a->split = c->split;
     int x = add_x(m, &a->x, c->m, c->k), e4m3 = c->options & X_E4M3, groups = (c->options & X_GROUPS) != 0,
-        quantised = takes_e4m3(m, groups || c->options & (Y_E4M3 | QKV_E4M3));
+        quantised = takes_e4m3(m);
     if (e4m3) quantise(m, x, groups, quantised);
     int n = c->epilogue == LINEAR_SWIGLU ? 2 * c->n : c->n;
     if (c->epilogue == LINEAR_QKV)

@@ -284,5 +284,14 @@ const struct op_case op_cases[] = {
     {"e4m3, groups, outliers, residual, gate", RESIDUAL, .m = 70, .n = 136, .k = 336,
      .options = WITH_GATE | X_E4M3 | X_GROUPS | OUTLIERS},
     {"3x3, outliers", CONV(9, 18, 72, 64, 3), .options = WITH_BIAS | OUTLIERS},
+    {"to e4m3, one query, one key", ATTENTION(1, 1, 2, 1, 128), .options = Y_E4M3},
+    {"to e4m3, causal, gqa, key length", ATTENTION(190, 190, 4, 2, 128), .causal = 1, .key_len = 129,
+     .gap = 16, .options = Y_E4M3},
+    {"e4m3, groups, one row", PLAIN, .m = 1, .n = 136, .k = 400, .options = X_E4M3 | X_GROUPS},
+    {"e4m3, groups, rows of three tiles, parts", RESIDUAL, .m = 259, .n = 272, .k = 272, .parts = 2,
+     .options = WITH_GATE | X_E4M3 | X_GROUPS},
+    {"e4m3, outliers, swiglu to e4m3", SWIGLU, .m = 130, .n = 272, .k = 208,
+     .options = X_E4M3 | Y_E4M3 | OUTLIERS},
+    {"e4m3, one row, swiglu to e4m3", SWIGLU, .m = 1, .n = 128, .k = 400, .options = X_E4M3 | Y_E4M3},
 };
 const int op_case_count = sizeof op_cases / sizeof op_cases[0];

@@ -213,7 +213,6 @@ static enum klein_status set_up(struct cuda_device *cuda, int soft, int ordinal,
     TRY(gpu_check_kernels(g, err));
     cuda->base.memory = g->memory;
     cuda->base.e4m3 = g->arch >= 89;
-    cuda->base.e4m3_groups = g->arch == 90; /* by wgmma; sm_100 and sm_120 run kernels of sm_89 */
     TRY(gpu_alloc(g, CUDA_SCRATCH, &cuda->scratch, err));
     for (int i = 0; i < 2; i++) TRY(gpu_event_open(g, 0, &cuda->pace[i], err));
     snprintf(cuda->base.description, sizeof cuda->base.description,

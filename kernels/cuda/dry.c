@@ -76,7 +76,6 @@ enum klein_status dry_device_open(struct device *gpu, struct dry_device **out, s
                                 .name = gpu->name,
                                 .act = gpu->act,
                                 .e4m3 = gpu->e4m3,
-                                .e4m3_groups = gpu->e4m3_groups,
                                 .threads = 1,
                                 .close = dry_close,
                                 .alloc = dry_alloc,

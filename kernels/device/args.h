@@ -109,12 +109,14 @@ struct linear_kernel_args {
     float *y_scale[LINEAR_SEGMENTS];
 };
 
-/* gemm/gemm_sm80.cu, gemm_sm89.cu: tiles of bm x 128 rows of W; a launch has a block per tile: (tiles of rows of group 0 + of group 1) x
- * (the segments' tiles of rows of W; SWIGLU has 2 cols of them). linear: PLAIN, SILU, RESIDUAL; qkv: NORM_ROPE, PLAIN
- * and SWIGLU, no bias, y BF16. */
+/* gemm/gemm_sm80.cu, gemm_sm89.cu, gemm_to_e4m3_sm89.cu: tiles of bm x bn rows of W; a launch has a block per tile: (tiles of rows of group 0 +
+ * of group 1) x (the segments' tiles of rows of W; SWIGLU has 2 cols of them). linear: PLAIN, SILU, RESIDUAL; qkv: NORM_ROPE, PLAIN
+ * and SWIGLU, no bias, y BF16. groups: x has scales per 128 columns. What they write in e4m3: as the kernels of sm_90 below, those with
+ * tiles of 256 columns SWIGLU. */
 enum { GEMM_SM80_THREADS = 128 };
-#define GEMM_SM89_THREADS(bm)        (2 * (bm))
-#define GEMM_SM80_SHARED(bm, stages) ((stages) * ((bm) + 128u) * 128u) /* bytes of dynamic shared memory */
+#define GEMM_SM89_THREADS(bm) (2 * (bm))
+#define GEMM_SM80_SHARED(bm, bn, stages)                                                                     \
+    ((stages) * ((bm) + (bn)) * 128u) /* bytes of dynamic shared memory */
 
 /* gemm/quantise_sm89.cu: y = x as e4m3, each row divided by its scale, the largest magnitude / 448. A block per row. Rows of x (BF16) and y are
  * 16-byte aligned, of a multiple of 16 columns. */
@@ -162,7 +164,9 @@ enum {
     ATTENTION_WIDTH_MAX = 512 /* of a head in wide and simple; wide takes multiples of 64, sm80 128 only */
 };
 struct flash_args {
-    void *o; /* bf16; attention_simple_f32: f32 */
+    void *o;        /* bf16; attention_simple_f32: f32; attention_e4m3_sm89: e4m3 */
+    float *o_scale; /* e4m3: o_scale[head * ldo_scale + row] is made the row's scale in the head */
+    int64_t ldo_scale;
     const void *q, *k, *v;
     int ldo, ldq, ldk, ldv;
     int queries, keys, head_dim, group, causal;

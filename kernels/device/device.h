@@ -137,6 +137,13 @@ DEVICE int warp_index()
     return thread_index() >> 5;
 }
 
+/* e4m3 is no type of mma.sync there: nvcc makes such products of conversions and f16 products. */
+#if defined __CUDA_ARCH__ && (__CUDA_ARCH__ == 900 || __CUDA_ARCH__ / 100 == 10)
+#define E4M3_BY_F16 1
+#else
+#define E4M3_BY_F16 0
+#endif
+
 template <class T>
 DEVICE constexpr T ceil_div(T a, T b)
 {

@@ -36,18 +36,38 @@ DEVICE f32x2 epilogue_pair(const float *vector, int col0, int j, int cols, float
     return {float_from_bits(r.x), float_from_bits(r.y)};
 }
 
-/* e4m3: a product of numbers that are to be multiplied by a scale per row of x and per row of w. */
-template <int n>
-DEVICE void epilogue_scale(float (*d)[4], const float *x_scale, epilogue_rows rows, const float *w_scale,
-                           int col0, int cols)
+/* e4m3: the scales of this thread's rows of x; of columns 128 kb .. 128 kb + 127 where they have their own. */
+DEVICE f32x2 epilogue_x_scales(const linear_kernel_args &args, epilogue_rows rows, int kb)
 {
-    const float low = float_from_bits(ld_global_4(x_scale + rows.row[0])),
-                high = float_from_bits(ld_global_4(x_scale + rows.row[1]));
+    const float *from = args.x_scale + (int64_t)kb * args.ldscale;
+    return {float_from_bits(ld_global_4(from + rows.row[0])),
+            float_from_bits(ld_global_4(from + rows.row[1]))};
+}
+
+/* d += t, the product of a k block, times x's scales of that block. The tensor core's own sums are then no longer than a k block, which matters
+ * too: they keep 13 fraction bits. */
+template <int n>
+DEVICE void epilogue_promote(float (*d)[4], const float (*t)[4], f32x2 scales)
+{
+    UNROLL
+    for (int j = 0; j < n; j++) {
+        UNROLL
+        for (int e = 0; e < 4; e++) d[j][e] = fmaf(t[j][e], e / 2 ? scales.y : scales.x, d[j][e]);
+    }
+}
+
+/* e4m3: a product of numbers that are to be multiplied by a scale per row of x, unless that is done (promoted), and per row of w. */
+template <int n, bool promoted>
+DEVICE void epilogue_scale(float (*d)[4], const linear_kernel_args &args, epilogue_rows rows,
+                           const float *w_scale, int col0, int cols)
+{
+    f32x2 x = {1, 1};
+    if constexpr (!promoted) x = epilogue_x_scales(args, rows, 0);
     UNROLL
     for (int j = 0; j < n; j++) {
         const f32x2 w = epilogue_pair(w_scale, col0, j, cols, 1);
-        d[j][0] *= low * w.x, d[j][1] *= low * w.y;
-        d[j][2] *= high * w.x, d[j][3] *= high * w.y;
+        d[j][0] *= x.x * w.x, d[j][1] *= x.x * w.y;
+        d[j][2] *= x.y * w.x, d[j][3] *= x.y * w.y;
     }
 }
 

@@ -5,11 +5,19 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MMA(name_, kinds_, type_, arch_, bm_, stages_, threads_, blocks_, rate_)                             \
+#define MMA_TO(e4m3_y_, name_, kinds_, type_, groups_, arch_, bm_, bn_, stages_, threads_, blocks_, rate_)   \
     {                                                                                                        \
-        .name = name_, .kinds = kinds_, .type = type_, .arch = arch_, .bm = bm_, .bn = 128,                  \
-        .threads = threads_, .shared = GEMM_SM80_SHARED(bm_, stages_), .blocks = blocks_, .rate = rate_      \
+        .name = name_, .kinds = kinds_, .groups = groups_, .e4m3_y = e4m3_y_, .type = type_, .arch = arch_,  \
+        .bm = bm_, .bn = bn_, .threads = threads_, .shared = GEMM_SM80_SHARED(bm_, bn_, stages_),            \
+        .blocks = blocks_, .rate = rate_                                                                     \
     }
+#define MMA(name_, kinds_, type_, arch_, bm_, ...)                                                           \
+    MMA_TO(0, name_, kinds_, type_, 0, arch_, bm_, 128, __VA_ARGS__)
+/* e4m3 */
+#define MMA_GROUPS(e4m3_y_, name_, bm_, stages_, threads_, blocks_, rate_)                                   \
+    MMA_TO(e4m3_y_, name_, GEMM_LINEAR, DT_F8E4M3, 1, 89, bm_, 128, stages_, threads_, blocks_, rate_)
+#define MMA_256(e4m3_y_, name_, bm_, rate_)                                                                  \
+    MMA_TO(e4m3_y_, name_, GEMM_QKV, DT_F8E4M3, 0, 89, bm_, 256, 2, GEMM_SM89_THREADS(128), 1, rate_)
 
 #define WGMMA_TO(e4m3_y_, name_, kinds_, type_, groups_, bm_, bn_, rate_)                                    \
     {                                                                                                        \
@@ -25,10 +33,13 @@ enum {
     COLUMNS = 1 << LINEAR_SEGMENT_PLAIN | 1 << LINEAR_SEGMENT_RESIDUAL
 };
 
-/* Of equals the first. rate: a tile of 64 x 128 reads 3/2 of the operands' bytes per product that one of 128 x 128 reads, and its warps
- * issue fewer mma per load; how much that costs was not measured. wgmma, as predict.c has it: twice mma.sync, and by the bytes per product
- * that a tile reads from the L2, which holds small tiles back: 128 x 128 4/3 of 128 x 256, 64 x 192 16/9, 192 x 192 8/9. 192 and 144 columns do not hold
- * whole heads. 144: 3072 columns are 22 tiles then, and 4608, 2304 or 1536 rows of 22 tiles fill whole rounds of 132 multiprocessors. */
+#define GEMM_BY_INSTRUCTION "gemm_sm89_qkv_128x256_s2" /* has no code for chips without e4m3 in mma.sync */
+
+/* Of equals the first. rate: a tile of 64 x 128 reads 3/2 of the operands' bytes per product that one of 128 x 128 reads, 64 x 256 5/4, 128 x 256
+ * 3/4, and the warps of small ones issue fewer mma per load; how much that costs was not measured. wgmma, as predict.c has it: twice mma.sync, and by
+ * the bytes per product that a tile reads from the L2, which holds small tiles back: 128 x 128 4/3 of 128 x 256, 64 x 192 16/9, 192 x 192 8/9. 192
+ * and 144 columns do not hold whole heads. 144: 3072 columns are 22 tiles then, and 4608, 2304 or 1536 rows of 22 tiles fill whole rounds of 132
+ * multiprocessors. */
 static const struct gemm_variant variants[] = {
     MMA("gemm_sm80_linear_128x128_s3", GEMM_LINEAR, DT_BF16, 80, 128, 3, GEMM_SM80_THREADS, 2, 1.0),
     MMA("gemm_sm80_linear_128x128_s2", GEMM_LINEAR, DT_BF16, 80, 128, 2, GEMM_SM80_THREADS, 2, 1.0),
@@ -40,6 +51,14 @@ static const struct gemm_variant variants[] = {
     MMA("gemm_sm89_linear_64x128_s2", GEMM_LINEAR, DT_F8E4M3, 89, 64, 2, GEMM_SM89_THREADS(64), 2, 0.85),
     MMA("gemm_sm89_qkv_128x128_s3", GEMM_QKV, DT_F8E4M3, 89, 128, 3, GEMM_SM89_THREADS(128), 1, 1.0),
     MMA("gemm_sm89_qkv_64x128_s2", GEMM_QKV, DT_F8E4M3, 89, 64, 2, GEMM_SM89_THREADS(64), 2, 0.85),
+    MMA_256(SWIGLU, GEMM_BY_INSTRUCTION, 128, 1.1),
+    MMA_256(SWIGLU, "gemm_sm89_qkv_64x256_s2", 64, 0.95),
+    MMA_GROUPS(0, "gemm_sm89_linear_groups_128x128_s3", 128, 3, GEMM_SM89_THREADS(128), 1, 1.0),
+    MMA_GROUPS(0, "gemm_sm89_linear_groups_64x128_s2", 64, 2, GEMM_SM89_THREADS(64), 2, 0.85),
+    MMA_TO(COLUMNS, "gemm_to_e4m3_sm89_linear_128x128_s3", GEMM_LINEAR, DT_F8E4M3, 0, 89, 128, 128, 3,
+           GEMM_SM89_THREADS(128), 1, 1.0),
+    MMA_GROUPS(COLUMNS, "gemm_to_e4m3_sm89_linear_groups_128x128_s3", 128, 3, GEMM_SM89_THREADS(128), 1, 1.0),
+    MMA_256(GEMM_QKV, "gemm_to_e4m3_sm89_qkv_64x256_s2", 64, 0.95),
     WGMMA("gemm_linear_sm90_128x256", GEMM_LINEAR, DT_BF16, 0, 128, 256, 2.2),
     WGMMA("gemm_linear_sm90_192x192", GEMM_LINEAR, DT_BF16, 0, 192, 192, 2.4),
     WGMMA("gemm_linear_sm90_128x192", GEMM_LINEAR, DT_BF16, 0, 128, 192, 2.0),
@@ -72,9 +91,15 @@ int gemm_to_e4m3(const struct gemm_variant *v)
     return (v->e4m3_y & ~SWIGLU) != 0;
 }
 
+int gemm_e4m3_by_f16(int arch)
+{
+    return arch == 90 || arch / 10 == 10;
+}
+
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s)
 {
     const int family = s->kinds & ~GEMM_LINEAR ? GEMM_QKV : GEMM_LINEAR; /* PLAIN may have a bias */
+    if (gemm_e4m3_by_f16(s->arch) && !strcmp(v->name, GEMM_BY_INSTRUCTION)) return 0;
     if (s->e4m3_y & ~v->e4m3_y || gemm_to_e4m3(v) != ((s->e4m3_y & ~SWIGLU) != 0)) return 0;
     return v->type == s->type && v->groups == s->groups && v->kinds == family && !(s->kinds & ~family) &&
            (v->arch_exact ? s->arch == v->arch : s->arch >= v->arch) && (int)v->shared <= s->shared_max;

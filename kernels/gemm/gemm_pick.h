@@ -42,7 +42,9 @@ struct gemm_variant {
 
 /* The i-th variant; NULL past the last. */
 const struct gemm_variant *gemm_variant(int i);
-/* Whether v is for results in e4m3 (gemm_to_e4m3_sm90.cu): at least one of NORM_ROPE and PLAIN; of GEMM_LINEAR all. */
+/* Whether nvcc makes e4m3 products of mma.sync from f16 ones on that chip, which has no such instruction. */
+int gemm_e4m3_by_f16(int arch);
+/* Whether v is for results in e4m3 (gemm_to_e4m3_sm89.cu, _sm90.cu): at least one of NORM_ROPE and PLAIN; of GEMM_LINEAR all. */
 int gemm_to_e4m3(const struct gemm_variant *v);
 /* Whether v computes s rightly on s->arch. Kernels of exactly sm_90 are launched by gemm_sm90_launch. */
 int gemm_takes(const struct gemm_variant *v, const struct gemm_shape *s);

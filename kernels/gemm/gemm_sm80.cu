@@ -3,7 +3,7 @@
  * linear: PLAIN, SILU, RESIDUAL, with bias, y bf16 or f32. Warps of 64 x 64 (32 x 64) read least from shared memory.
  * qkv: NORM_ROPE, PLAIN and SWIGLU segments, without bias, y bf16. Warps of 32 x 128 (16 x 128) have whole heads.
  * s2, s3: stages. Where two blocks fit on a multiprocessor two stages are enough, as each computes while the other waits. */
-#include "mma.inc"
+#include "mma_finish.inc"
 
 KERNEL(gemm_sm80_linear_128x128_s2, linear_kernel_args, GEMM_SM80_THREADS, 2)
 {

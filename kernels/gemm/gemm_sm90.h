@@ -95,22 +95,13 @@ DEVICE void multiply(float (&d)[G::BN / 2], typename G::memory &s, int blocks, i
     if (lane_index() == 0) mbar_arrive(empty + 8 * before);
 }
 
-/* This thread's scales of its two rows of x in a k block. */
-DEVICE f32x2 group_scales(const linear_kernel_args &a, epilogue_rows rows, int kb)
-{
-    const float *from = a.x_scale + (int64_t)kb * a.ldscale;
-    return {float_from_bits(ld_global_4(from + rows.row[0])),
-            float_from_bits(ld_global_4(from + rows.row[1]))};
-}
-
-/* The same where x has scales per k block: each block's product is multiplied by them and added in f32. The tensor core's own sums are
- * then no longer than a k block, which matters too: they keep 13 fraction bits. The consumers take turns to keep it busy. */
+/* The same where x has scales per k block: each block's product is promoted. The consumers take turns to keep the tensor core busy. */
 template <class G>
 DEVICE void multiply_groups(float (&d)[G::BN / 2], const linear_kernel_args &a, epilogue_rows rows,
                             typename G::memory &s, int blocks, int consumer, ring<G::STAGES> &at)
 {
     const uint32_t x = shared_address(s.x) + consumer * CONSUMER_ROWS * ROW_BYTES, w = shared_address(s.w);
-    f32x2 scales = group_scales(a, rows, 0);
+    f32x2 scales = epilogue_x_scales(a, rows, 0);
     UNROLL
     for (float &f : d) f = 0;
     for (int kb = 0; kb < blocks; kb++, at.next()) {
@@ -123,11 +114,10 @@ DEVICE void multiply_groups(float (&d)[G::BN / 2], const linear_kernel_args &a, 
         for (int step = 0; step < ROW_BYTES / 32; step++)
             wgmma_e4m3<G::BN>(t, i + 2 * step, j + 2 * step, step);
         wgmma_commit();
-        const f32x2 next = group_scales(a, rows, kb + 1 < blocks ? kb + 1 : kb);
+        const f32x2 next = epilogue_x_scales(a, rows, kb + 1 < blocks ? kb + 1 : kb);
         wgmma_wait<0>();
         if (lane_index() == 0) mbar_arrive(shared_address(&s.empty[at.stage]));
-        UNROLL
-        for (int e = 0; e < G::BN / 2; e++) d[e] = fmaf(t[e], e / 2 % 2 ? scales.y : scales.x, d[e]);
+        epilogue_promote<G::BN / 8>((float(*)[4])d, (const float(*)[4])t, scales);
         scales = next;
     }
 }

@@ -109,14 +109,7 @@ template <class G, int n>
 DEVICE void scale_blocks(float (*d)[4], const linear_kernel_args &a, epilogue_rows rows, const float *w_scale,
                          int col, int cols)
 {
-    if constexpr (G::E4M3 && !G::GROUPS) epilogue_scale<n>(d, a.x_scale, rows, w_scale, col, cols);
-    if constexpr (G::GROUPS) {
-        UNROLL
-        for (int j = 0; j < n; j++) {
-            const f32x2 w = epilogue_pair(w_scale, col, j, cols, 1);
-            d[j][0] *= w.x, d[j][1] *= w.y, d[j][2] *= w.x, d[j][3] *= w.y;
-        }
-    }
+    if constexpr (G::E4M3) epilogue_scale<n, G::GROUPS>(d, a, rows, w_scale, col, cols);
 }
 
 /* n blocks from column `col` on of PLAIN, SILU, RESIDUAL: all but the residual. Here and below p.row is the warp's first row, and `rows` what

@@ -61,7 +61,6 @@ enum klein_status null_open(const struct device_options *options, struct device 
                                  .description = "computes nothing; checks and counts",
                                  .act = DT_BF16,
                                  .e4m3 = 1,
-                                 .e4m3_groups = 1,
                                  .threads = 1,
                                  .close = null_close,
                                  .alloc = null_alloc,

@@ -21,7 +21,6 @@ enum klein_status ref_open(const struct device_options *options, struct device *
                            .act = DT_F32,
                            .computes = 1,
                            .e4m3 = 1,
-                           .e4m3_groups = 1,
                            .threads = host_threads(options ? options->threads : 0),
                            .close = ref_close,
                            .alloc = host_alloc,

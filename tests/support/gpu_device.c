@@ -59,8 +59,7 @@ struct gpu_device *gpu_device_open(const struct op_table *ops)
                               .act = DT_BF16,
                               .computes = 1,
                               .threads = 1,
-                              .e4m3 = d->gpu->arch >= 89, /* as cuda.c has them */
-                              .e4m3_groups = d->gpu->arch == 90,
+                              .e4m3 = d->gpu->arch >= 89, /* as cuda.c has it */
                               .close = close_device,
                               .alloc = device_alloc,
                               .free = device_free,
