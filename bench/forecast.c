@@ -19,11 +19,13 @@ const struct forecast_card *forecast_card(int i)
 }
 
 /* Where there is no e4m3 mma.sync, nvcc makes two f16 ones of it, and their operands by cvt.rn.f16x2.e4m3x2: for 32 of them 48 in
- * gemm_sm89_linear, 72 in gemm_sm89_qkv, whose warps have flatter tiles (SASS of sm_100, nvcc 13.0: HMMA, F2FP.F16.E4M3.UNPACK_B). None of these is
- * taken to be hidden. source: CUDA C++ Programming Guide, throughput of native arithmetic instructions: 64 conversions per cycle */
+ * gemm_sm89_linear, 72 in gemm_sm89_qkv, whose warps have flatter tiles (SASS of sm_100, nvcc 13.0: HMMA, F2FP.F16.E4M3.UNPACK_B); by the same
+ * count 64 in gemm_sm89_linear_groups, which load x twice. None of these is taken to be hidden. source: CUDA C++ Programming Guide, throughput of native arithmetic instructions: 64 conversions per cycle */
 static double converted_e4m3(double mma_sync, const char *kernel)
 {
-    const double flops = 32 * 2 * 16 * 8 * 16, conversions = strstr(kernel, "qkv") ? 72 : 48;
+    const double flops = 32 * 2 * 16 * 8 * 16, conversions = strstr(kernel, "qkv")      ? 72
+                                                             : strstr(kernel, "groups") ? 64
+                                                                                        : 48;
     return flops / (flops / mma_sync + conversions * 32 / 64);
 }
 
@@ -33,7 +35,7 @@ struct gpu_spec forecast_rates(const struct gpu_spec *g, int arch, const char *k
     if (strstr(kernel, "sm90") || g->products == GPU_MMA_SYNC) return s;
     s.products = GPU_MMA_SYNC;
     s.bf16 = g->mma_sync;
-    s.e4m3 = arch == 90 || arch == 100 ? converted_e4m3(g->mma_sync, kernel) : 2 * g->mma_sync;
+    s.e4m3 = gemm_e4m3_by_f16(arch) ? converted_e4m3(g->mma_sync, kernel) : 2 * g->mma_sync;
     return s;
 }
 
@@ -90,7 +92,8 @@ static enum klein_status of_linear(const struct forecast_card *c, const struct g
         .multiprocessors = g->multiprocessors,
         .shared_max = (g->shared - 1) * 1024,
         .type = e4m3 ? DT_F8E4M3 : DT_BF16,
-        .groups = e4m3 && !paired && c->arch == 90, /* what attention and SwiGLU write */
+        .groups = e4m3 && !paired, /* what attention and SwiGLU write */
+        .e4m3_y = e4m3 && o->swiglu ? 1 << LINEAR_SEGMENT_SWIGLU : 0,
         .kinds = paired ? 1 << LINEAR_SEGMENT_SWIGLU : 1 << LINEAR_SEGMENT_RESIDUAL,
         .rows = {o->split ? o->split : (int)o->m, o->split ? (int)o->m - o->split : 0},
         .segments = 1,

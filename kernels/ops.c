@@ -276,6 +276,7 @@ enum klein_status ops_check_linear(const struct linear_args *a, struct op_cost *
                          (double)dtype_size(a->qkv.k.dtype);
         cost->m = m, cost->n = n, cost->k = k, cost->split = a->split;
         cost->epilogue = a->epilogue;
+        cost->swiglu = a->epilogue == LINEAR_SWIGLU || a->qkv.mlp.ptr;
     }
     return KLEIN_OK;
 }

@@ -301,6 +301,7 @@ struct op_cost {
     double m, n, k; /* linear, conv: [m, k] x [k, n]; attention: queries, keys, head_dim; adaln: m, n */
     int split;      /* linear */
     enum linear_epilogue epilogue;
+    int swiglu; /* linear: it makes such columns, alone or beside q, k, v */
     int heads, causal;
     double sent;       /* bytes that go to other devices of a group, if all have as many rows */
     double norm_bytes; /* conv: normalising x in a pass of its own */

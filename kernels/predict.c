@@ -60,6 +60,7 @@ static const double softmax_instructions = 4, softmax_exposed = 0.4;
 static const int wgmma_tiles[][2] = {{128, 256}, {192, 192}, {128, 192}, {128, 144},
                                      {128, 128}, {64, 192},  {128, 8},   {0}},
                  mma_tiles[][2] = {{128, 128}, {64, 128}, {128, 64}, {128, 8}, {0}},
+                 mma_e4m3_tiles[][2] = {{128, 256}, {64, 256}, {128, 128}, {64, 128}, {0}},
                  tcgen05_tiles[][2] = {{128, 256}, {128, 128}, {128, 8}, {0}};
 
 const struct gpu_spec *gpu_spec_at(int i)
@@ -141,18 +142,27 @@ static double tiled_seconds(const struct gpu_spec *g, const struct product *p, i
     return tiling_seconds(g, product_tiling(g, &tiled));
 }
 
+static int has_tile(const struct gpu_spec *g, const struct product *p, int tile_m, int tile_n)
+{
+    const int sync = g->products == GPU_MMA_SYNC;
+    if (p->by_256 || (sync && p->promoted)) return tile_n == (p->by_256 ? 256 : 128);
+    if (p->promoted) return tile_m == 128 && tile_n >= 128 && tile_n <= 192;
+    /* e4m3 in tiles of 256 columns: heads and SwiGLU */
+    if (sync && tile_n == 256) return p->by_128;
+    return !p->by_128 || tile_n % 128 == 0 || tile_n < 128;
+}
+
 double predict_product(const struct gpu_spec *g, const struct product *p)
 {
     if (p->tile_m) return tiled_seconds(g, p, p->tile_m, p->tile_n);
     const int(*menu)[2] = g->products == GPU_WGMMA     ? wgmma_tiles
                           : g->products == GPU_TCGEN05 ? tcgen05_tiles
+                          : p->element == 1            ? mma_e4m3_tiles
                                                        : mma_tiles;
     double best = INFINITY;
-    for (; (*menu)[0]; menu++) {
-        if (p->promoted && ((*menu)[0] != 128 || (*menu)[1] < 128 || (*menu)[1] > 192)) continue;
-        if (!p->by_128 || (*menu)[1] % 128 == 0 || (*menu)[1] < 128)
+    for (; (*menu)[0]; menu++)
+        if (has_tile(g, p, (*menu)[0], (*menu)[1]))
             best = fmin(best, tiled_seconds(g, p, (*menu)[0], (*menu)[1]));
-    }
     return best;
 }
 
@@ -225,21 +235,21 @@ static double product_seconds(const struct gpu_spec *g, enum op_id op, const str
     const double memory = memory_share * g->memory, x = cost->m * cost->k,
                  w = cost->n * cost->k * (cost->split ? 2 : 1);
     const int paired = cost->epilogue == LINEAR_QKV || cost->epilogue == LINEAR_SWIGLU;
-    /* What attention and SwiGLU have written comes with scales per 128 columns where the kernels are wgmma's. */
-    const int promoted = e4m3 && !paired && g->products == GPU_WGMMA;
+    /* What attention and SwiGLU have written comes with scales per 128 columns. */
+    const int promoted = e4m3 && !paired;
     const struct product p = {.m = cost->m,
                               .n = cost->n,
                               .k = cost->k,
                               .split = cost->split,
                               .element = e4m3 ? 1 : 2,
                               .promoted = promoted,
-                              .by_128 = paired || (e4m3 && !promoted) || op == OP_conv};
+                              .by_128 = paired || op == OP_conv,
+                              .by_256 = e4m3 && cost->swiglu};
     double seconds = (cost->bytes - (e4m3 ? x + w : 0)) / memory;
     if (cost->m > FEW_ROWS) seconds = fmax(seconds, predict_product(g, &p));
-    /* Passes over x before it: GroupNorm; quantising by rows what has not been written like that. */
+    /* GroupNorm is a pass over x before it. */
     if (cost->stats) seconds += launch; /* adding up what the tiles have found */
     if (cost->norm_bytes > 0) seconds += cost->norm_bytes / memory + launch;
-    if (e4m3 && !paired && !promoted) seconds += 3 * x / memory + launch;
     return fmax(seconds, sent_seconds(g, cost)) + launch;
 }
 

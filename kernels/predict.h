@@ -53,8 +53,9 @@ struct product {
     int split, element; /* element: bytes, 2 bf16, 1 e4m3 */
     int tile_m, tile_n, share;
     int by_128; /* of the menu only tiles of 128 or 256 columns: whole heads, halves of SwiGLU, e4m3, convolutions */
-    int promoted; /* e4m3 with a second sum in registers (scales per 128 columns of a): of the menu tiles of 128 x 128 to 192 */
-    double rate; /* FLOP per cycle and multiprocessor; 0: the GPU's for the element */
+    int by_256;   /* of 256: SwiGLU to e4m3 with scales per 128 columns */
+    int promoted; /* e4m3 with a second sum in registers (scales per 128 columns of a): of the menu tiles of 128 columns, by wgmma 128 x 128 to 192 */
+    double rate;  /* FLOP per cycle and multiprocessor; 0: the GPU's for the element */
 };
 double predict_product(const struct gpu_spec *g,
                        const struct product *p); /* seconds, without launch and memory */

@@ -180,11 +180,10 @@ Test(predict, nothing_beats_the_peak)
                           op_name(o->op), o->cost.shape, t);
                 if (!g->e4m3) continue;
                 double narrow = plan_op_seconds(o, g, 1);
-                int quantised = o->cost.epilogue == LINEAR_RESIDUAL; /* by a pass of its own */
                 if (o->op == OP_adaln && o->stage == KLEIN_STAGE_DENOISE)
                     cr_assert(narrow < t); /* writes e4m3 */
-                cr_assert((narrow <= t || quantised) && narrow > t / 2.5, "%s: %s %s in %g s, e4m3 %g s",
-                          g->title, op_name(o->op), o->cost.shape, t, narrow);
+                cr_assert(narrow <= t && narrow > t / 2.5, "%s: %s %s in %g s, e4m3 %g s", g->title,
+                          op_name(o->op), o->cost.shape, t, narrow);
             }
         plan_free(&plan);
     }
@@ -301,8 +300,9 @@ Test(predict, goals_of_kernels)
 Test(predict, e4m3_by_conversion)
 {
     const struct gpu_spec b200 = spec_of("b200"), h100 = spec_of("h100"), ada = spec_of("l40s");
-    static const char *const kernels[] = {"gemm_sm89_linear_128x128_s3", "gemm_sm89_qkv_128x128_s3"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const kernels[] = {"gemm_sm89_linear_128x128_s3", "gemm_sm89_qkv_128x128_s3",
+                                          "gemm_sm89_linear_groups_128x128_s3"};
+    for (int i = 0; i < 3; i++) {
         const struct gpu_spec on_b200 = forecast_rates(&b200, 100, kernels[i]),
                               on_h100 = forecast_rates(&h100, 90, kernels[i]),
                               on_ada = forecast_rates(&ada, 89, kernels[i]);
