@@ -368,7 +368,7 @@ enum { LISTED = 8, FEWER = 90 /* of 145 rows: the queries after them are fewer t
 static void check(const char *claim, const struct product *products, const char *const *attentions)
 {
     static const struct order orders[] = {{3, SOFTGPU_LATE, 0}, {11, SOFTGPU_RANDOM, 1}};
-    for (size_t o = 0; o < sizeof orders / sizeof *orders; o++) {
+    for (size_t o = 0; o < (SANITIZED ? 1 : sizeof orders / sizeof *orders); o++) { /* slow */
         struct pair w;
         pair_open(&w, claim, orders[o], 0);
         for (int i = 0; i < LISTED && products[i].head_dim; i++) check_product(&w, products[i]);
