@@ -274,15 +274,14 @@ static void walk_conv(struct walk *k, const struct vae_conv *c, const struct vae
     walk_to(k, y, h, w);
 }
 
-/* Rows [row, row + n) of an image as large as x go through a 1x1 convolution. */
-static void convolve_pixels(struct walk *k, const struct vae_conv *c, struct tensor y, struct tensor x,
-                            int row, int n)
+/* Rows of pixels of an image as wide as x go through a 1x1 convolution. */
+static void convolve_pixels(struct walk *k, const struct vae_conv *c, struct tensor y, struct tensor x)
 {
     run_conv(k->r, &(struct conv_args){.y = y,
-                                       .x = tensor_rows(x, row * k->w, n * k->w),
+                                       .x = x,
                                        .w = c->w,
                                        .bias = c->bias,
-                                       .h = n,
+                                       .h = x.rows / k->w,
                                        .w_px = k->w,
                                        .ksize = 1,
                                        .stride = 1});
@@ -290,7 +289,7 @@ static void convolve_pixels(struct walk *k, const struct vae_conv *c, struct ten
 
 /* The image of fewer channels that takes x's place in memory: its rows end before those of x that are still to be read, if
  * they are made in bands, each at most as long as leaves it so. Where that is next to nothing, at the top, a band goes by way of
- * other memory, which all devices take: their arenas are laid out alike. Two images at full resolution, x and this one,
+ * other memory, which all devices take: their arenas are laid out alike. At full resolution x, this image and what lies between
  * would be the most that a picture needs. */
 static struct tensor shortcut_in_place(struct walk *k, const struct vae_conv *c)
 {
@@ -305,18 +304,10 @@ static struct tensor shortcut_in_place(struct walk *k, const struct vae_conv *c)
         if (n > end - row) n = end - row;
         const struct tensor band = tensor_rows(y, row * k->w, n * k->w),
                             by_way = tensor_rows(aside, 0, n * k->w);
-        convolve_pixels(k, c, n > room ? by_way : band, x, row, n);
+        convolve_pixels(k, c, n > room ? by_way : band, tensor_rows(x, row * k->w, n * k->w));
         if (n > room) run_copy(k->r, &(struct copy_args){.y = band, .x = by_way});
     }
     arena_release(k->r->arena, !k->r->end, mark);
-    return y;
-}
-
-static struct tensor shortcut(struct walk *k, const struct vae_conv *c, struct tensor y)
-{
-    if (c->w.rows < k->x.cols) return shortcut_in_place(k, c);
-    const int first = first_row(k, k->bands.rank, k->h), end = first_row(k, k->bands.rank + 1, k->h);
-    convolve_pixels(k, c, own(k, y), k->x, first, end - first);
     return y;
 }
 
@@ -340,7 +331,10 @@ static void walk_block(struct walk *k, const struct vae_block *b)
                                  .stats = k->spare,
                                  .eps = GROUP_NORM_EPS},
               k->h);
-    if (b->shortcut.w.ptr) y = shortcut(k, &b->shortcut, y);
+    if (grows)
+        convolve_pixels(k, &b->shortcut, own(k, y), own(k, k->x));
+    else if (b->shortcut.w.ptr)
+        y = shortcut_in_place(k, &b->shortcut);
     share_band(k, t, k->h, k->spare); /* after which the neighbours may store into y */
     conv_rows(k,
               (struct conv_args){.y = y,

@@ -1,5 +1,5 @@
-/* cuda.h: the GPU backend: ops.h over the kernels, memory, weights, graphs. One device per context; everything goes to one stream, so
- * ops return at once and only downloads wait. */
+/* cuda.h: the GPU backend: ops.h over the kernels, memory, weights, graphs. One device per context; ops go to one stream, so they
+ * return at once and only downloads wait; weights have streams of their own (place.c). */
 #ifndef KLEIN_CUDA_H
 #define KLEIN_CUDA_H
 
