@@ -479,8 +479,7 @@ static const struct cli_option options[] = {
      .standard = "cuda, else soft"},
     {0, "quick", NULL, CLI_FLAG, AT(quick),
      .help = "only BF16, a smaller picture, and on the soft GPU neither large cases nor the picture in FP8; "
-             "it says "
-             "what it leaves out"},
+             "it says what it leaves out"},
     {0, "only", "TEXT", CLI_TEXT, AT(only),
      .help = "only cases and pictures with this in their name (\"linear\", \"conv 3x3\", \"picture FP8\")"},
     {0, "without", "TEXT", CLI_TEXT, AT(without),
